@@ -1,0 +1,38 @@
+"""What several test files need: the real recordings, where they are, and a small store."""
+
+import numpy as np
+import pytest
+
+from skelnb.data.clip import Clip
+from skelnb.data.store import SkeletonStore
+from skelnb.settings import load
+
+
+@pytest.fixture(scope="session")
+def recordings():
+    "The folder with `skeletons/` and `precog_raw/` (see [paths] data in settings.ini); tests that need it are skipped where it is absent."
+    folder = load().data
+    if not (folder / "skeletons" / "precog.npz").is_file() or not (folder / "precog_raw").is_dir():
+        pytest.skip(f"no real recordings in {folder} (needs skeletons/ and precog_raw/): set SKELNB_PATHS_DATA or [paths] data")
+    return folder
+
+
+def make_clip(name="clip", T=40, M=1, seed=0, **known):
+    "A random walk of 25 joints around (0, 1, 3) m."
+    rng = np.random.default_rng(seed)
+    xyz = rng.normal(0, 0.3, (1, M, 25, 3)) + rng.normal(0, 0.01, (T, M, 25, 3)).cumsum(0) + (0, 1, 3)
+    return Clip(xyz, 30, "kinect_v2", name, **known)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory):
+    "Six takes of 30 to 130 frames, M = 2 with the second person in takes 1 and 4 only, three classes with background; do not write to it."
+    clips = []
+    for i in range(6):
+        T = 30 + 20 * i
+        actions = [(2, T // 2, "wave"), (T // 2, T - 3, "punch")]
+        clips.append(make_clip(f"take_{i}", T, 2, i, segments=actions, subject=f"s{i % 3}", observed=np.arange(25) < 21))
+        if i not in (1, 4):
+            clips[-1].xyz[:, 1] = 0
+    splits = {"part": lambda clip: "test" if clip.subject == "s2" else "train"}
+    return SkeletonStore.write(tmp_path_factory.mktemp("tiny") / "store", clips, splits=splits)
