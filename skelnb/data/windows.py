@@ -161,7 +161,8 @@ class ClipLoader:
         seed: int = 0,
         labels: bool = False,  # also give the class id of every frame
     ):
-        self.store, self.clips, self.frames, self.size, self.seed, self.labels = store, np.asarray(clips, np.int64), frames, batch, seed, labels
+        self.store, self.clips = store, np.asarray(clips, np.int64)
+        self.frames, self.size, self.seed, self.labels = frames, batch, seed, labels
         self.window, self.min_frames, self.crop = window, min_frames, crop or (1.0, 1.0)
         self.lengths = np.diff(store.offsets)[self.clips]
         if not len(self.clips) or min(frames, batch, min_frames, window or 1) < 1 or not 0 < self.crop[0] <= self.crop[1] <= 1:
