@@ -6,6 +6,7 @@
 __all__ = ['FitConfig', 'FitResult', 'KeepInputs', 'make_fabric', 'Monitor', 'Folder', 'fit']
 
 # %% ../../nbs/training/40_fit.ipynb #f0527ba8
+import json
 import os
 import time
 from contextlib import closing, nullcontext
@@ -159,19 +160,15 @@ _FREE = ("device", "devices", "log_every", "checkpoint_every")  # of FitConfig: 
 
 
 def _describe(method: Method, config: FitConfig) -> dict:
-    return {"method": method.name, "preset": method.preset.to_dict() if method.preset else {}, "fit": config.to_dict()}
+    "What is trained and how, as JSON gives it back (which knows no tuples)."
+    settings = {"method": method.name, "preset": method.preset.to_dict() if method.preset else {}, "fit": config.to_dict()}
+    return json.loads(json.dumps(settings))
 
 
 def _differences(old: dict, new: dict) -> list[str]:
     "The settings in which two descriptions differ, `name: old there, new here`."
-    flat = [{("method", ""): d["method"]} | {(part, k): v for part in ("preset", "fit") for k, v in d[part].items()} for d in (old, new)]
-    keys = [k for k in dict.fromkeys((*flat[0], *flat[1])) if k[0] != "fit" or k[1] not in _FREE]
-    return [f"{k[1] or k[0]}: {flat[0].get(k)!r} there, {flat[1].get(k)!r} here" for k in keys
-            if k not in flat[0] or k not in flat[1] or _plain(flat[0][k]) != _plain(flat[1][k])]
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value  # JSON knows no tuples
+    there, here = ({"method": d["method"], **d["preset"], **{k: v for k, v in d["fit"].items() if k not in _FREE}} for d in (old, new))
+    return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k, ...) != here.get(k, ...)]
 
 # %% ../../nbs/training/40_fit.ipynb #eb1978e7
 class Folder:
@@ -184,9 +181,9 @@ class Folder:
 
     def claim(self, method: Method, config: FitConfig, resume: bool) -> None:
         "Make the folder this training's own. Raises `CheckpointError` where it holds another one."
-        if not resume:
-            for file in (self.weights, self.resume, self.metrics, self.settings):
-                file.unlink(missing_ok=True)
+        torn = list(self.path.glob(".*.part"))  # of a process that was killed while writing
+        for file in torn if resume else (*torn, self.weights, self.resume, self.metrics, self.settings):
+            file.unlink(missing_ok=True)
         if self.settings.exists():
             if differ := _differences(read_json(self.settings), _describe(method, config)):
                 raise CheckpointError("holds a training with other settings; " + "; ".join(differ), file=self.path,
@@ -292,7 +289,8 @@ class _Run:
         "A line of the log."
         (before, then), now = self.logged, time.monotonic()
         rate = (self.step - before) * self.config.batch / max(now - then, 1e-9)
-        row = {"step": self.step, **self.monitor.means(), "lr": self.optimizer.param_groups[0]["lr"], "samples_per_second": round(rate, 2)}
+        group = self.optimizer.param_groups[0]
+        row = {"step": self.step, **self.monitor.means(), "lr": group["lr"] / group["lr_scale"], "samples_per_second": round(rate, 2)}
         self.logged = (self.step, now)
         self.rows.append(row)
         if self.log and self.fabric.is_global_zero:

@@ -79,8 +79,9 @@ def _answer(
     if not failed and answers and status == 0:
         return answers[0]["result"]
     if not failed:
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and without an answer"
-        raise TrainingError(f"{name} {how}\n{_tail(output)}", remedy="signal 9 is most often a lack of memory: use a smaller batch")
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise TrainingError(f"{name} {how} and gave no answer\n{_tail(output)}",
+                            remedy="a process that gives no answer was most often killed for using too much memory: use a smaller batch")
     error = failed[0]["error"]
     known = getattr(errors, error["type"], None)
     if known is not None:
@@ -97,7 +98,7 @@ def _environment(
     own = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SKELNB_PROGRESS")
     inherited = {k: v for k, v in os.environ.items() if k not in own}
     path = os.pathsep.join(p for p in sys.path if p)
-    return {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": str(max(1, cores // share)), **more}
+    return {**inherited, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(max(1, cores // share)), **more}
 
 
 def _stop(process: subprocess.Popen) -> None:
