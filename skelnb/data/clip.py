@@ -115,7 +115,7 @@ def _empty_fault(clip):
     empty = np.flatnonzero(~clip.present.any(axis=1))
     if len(empty):
         what = f"nobody is there: every coordinate is zero ({len(empty)} such frames of {len(clip)})"
-        remedy = 'to remove them: drop_empty_frames(clip), or empty="drop" of a reader; to keep them: allow_empty_frames=True, or empty="keep"'
+        remedy = 'to remove them: drop_empty_frames, or a reader\'s empty="drop"; to keep them: allow_empty_frames=True, or empty="keep"'
         return what, (f"frame {empty[0]}",), remedy
 
 # %% ../../nbs/data/05_clip.ipynb #20254249

@@ -139,6 +139,10 @@ def _write(path, clips, *, classes, splits, sources, replace, persons, up, allow
         _split_name(column, path)
     if classes is not None and BACKGROUND in classes[1:]:
         raise ParameterError(f"{BACKGROUND!r} is not the first class", remedy=f"put {BACKGROUND!r} first: its id is always 0")
+    try:
+        origin = {Path(source).name: sha256(source) for source in sources}
+    except OSError as e:
+        raise DataError(f"a source cannot be read: {e}", file=e.filename, remedy="check the path") from e
     with atomic_folder(path, replace=replace) as part:
         with open(part / "frames.f32", "wb") as f:
             rows, segments, facts = _write_frames(f, _checked(clips, persons, classes, allow_empty_frames, path), rules)
@@ -149,7 +153,7 @@ def _write(path, clips, *, classes, splits, sources, replace, persons, up, allow
         pd.DataFrame(segments, columns=SEGMENTS).to_csv(part / "segments.csv", index=False)
         facts["sha256"] |= {name: sha256(part / name) for name in ("index.csv", "segments.csv")}
         facts["classes"] = list(classes or facts["classes"])
-        facts |= {"up": up, "n_clips": len(table), "n_segments": len(segments), "sources": {Path(s).name: sha256(s) for s in sources}}
+        facts |= {"up": up, "n_clips": len(table), "n_segments": len(segments), "sources": origin}
         write_json(part / "store.json", {"version": VERSION} | facts)
 
 # %% ../../nbs/data/10_store.ipynb #95f8d908
@@ -288,10 +292,9 @@ class _Annotations:
 def _clip(store: "SkeletonStore", i: int) -> Clip:
     "Clip i, its positions a view of the memory map."
     name, _, _, label, subject, camera, setup, _, observed = store._texts[i]
-    lo, hi = np.searchsorted(store._segment_clips, [i, i + 1])
-    segments = store.segments.iloc[lo:hi][["start", "end", "label"]].itertuples(index=False)
+    segments = store._segment_texts[store._segment_bounds[i] : store._segment_bounds[i + 1]]
     xyz = store.frames[store.offsets[i] : store.offsets[i + 1]]
-    return Clip(xyz, store.fps, store.layout.name, name, label, tuple(segments), subject, camera, setup, _unbits(observed), store.units)
+    return Clip(xyz, store.fps, store.layout.name, name, label, segments, subject, camera, setup, _unbits(observed), store.units)
 
 # %% ../../nbs/data/10_store.ipynb #465d0dfd
 class SkeletonStore(_Annotations):
@@ -307,7 +310,8 @@ class SkeletonStore(_Annotations):
         _check_tables(self.path, self.table, self.segments, facts)
         self.offsets = np.append(self.table.start, facts["shape"][0])
         self.person_present = np.stack([_unbits(bits) for bits in self.table.present])  # (n, M) bool
-        self._texts, self._segment_clips = self.table[list(INDEX)].to_numpy(), self.segments["clip"].to_numpy()
+        self._texts, self._segment_texts = self.table[list(INDEX)].to_numpy(), self.segments[["start", "end", "label"]].to_numpy()
+        self._segment_bounds = np.searchsorted(self.segments["clip"], np.arange(len(self.table) + 1))
         self.frames = np.memmap(self.path / "frames.f32", "<f4", "r", shape=tuple(facts["shape"]))  # (sum of T, M, V, C)
 
     @classmethod
