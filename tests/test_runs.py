@@ -22,7 +22,7 @@ def notebook(declared, injected=""):
 
 
 def test_declared_and_injected():
-    space, params = notebook("seed: int = 0\nlr: float = 1e-3\nimport json", "lr = '1e-4'\n_i1 = 'IPython'")
+    space, params = notebook("seed: int = 0\nlr: float = 1e-3\nimport json", "lr = '1e-4'\n_i1 = 'IPython'\nACTIONS = ('wave',)")
     assert params == {"seed": 0, "lr": 1e-4} and space["lr"] == 1e-4
 
 

@@ -56,7 +56,7 @@ def check_params(
     not fit its declaration, is a `ParameterError`.
     """
     declared = {k: v for k, v in namespace.get("__annotations__", {}).items() if k not in before and not k.startswith("_")}
-    new = [k for k, v in namespace.items() if k not in before and not k.startswith("_") and isinstance(v, _PLAIN)]
+    new = [k for k, v in namespace.items() if k not in before and not k.startswith("_") and not k.isupper() and isinstance(v, _PLAIN)]
     if unknown := [k for k in new if k not in declared]:
         raise _unknown(unknown, list(declared))
     params = {}
