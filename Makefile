@@ -1,0 +1,29 @@
+# make demo: the main job to a rendered report.   make test: every check there is.   make prepare: before a commit.
+PY ?= python3
+V := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test prepare bench clean
+all: demo
+
+$(V)/.ok: pyproject.toml constraints.txt
+	$(PY) -m venv .venv
+	$(V)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(V)/.ok
+	mkdir -p reports/quick
+	$(V)/papermill nbs/run_lode.ipynb reports/quick/lode.ipynb
+	$(V)/python -m skelnb.reporting.html reports/quick/lode.ipynb
+
+test: $(V)/.ok
+	$(V)/python -m pytest -q
+
+prepare: $(V)/.ok
+	$(V)/nbdev-export && $(V)/nbdev-clean && $(MAKE) test
+
+bench: $(V)/.ok
+	for b in tests/bench/bench_*.py; do echo "== $$b"; $(V)/python $$b || exit 1; done
+
+clean:
+	rm -rf .venv reports/quick runs
