@@ -75,10 +75,10 @@ class LodePreset(Preset):
     @classmethod
     def presets(cls) -> dict[str, dict]:
         "`paper` is the text. `small` and `tiny` fit a CPU; their schedule is short, so lambda_r and the code books differ (see run_lode)."
-        short = dict(w_regulariser=1.0, code_decay=0.95, heads=4)
+        short = dict(w_regulariser=10.0, code_decay=0.95, heads=4)
         return {
             "paper": {},
-            "small": dict(short, frames=60, dim=128, depth=4, mlp=512, decoder_depth=2, codes_motion=256, codes_sequence=32, decode_tokens=75),
+            "small": dict(short, frames=60, dim=96, depth=3, mlp=384, decoder_depth=1, codes_motion=256, codes_sequence=32, decode_tokens=75),
             "tiny": dict(short, frames=32, dim=48, depth=2, mlp=96, decoder_depth=1, codes_motion=64, codes_sequence=16, decode_tokens=50),
         }
 

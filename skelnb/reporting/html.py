@@ -72,7 +72,7 @@ def clean_svg(
     own = f"f{fingerprint(svg, 6)}-"
     svg = re.sub(r'(\sid=")', rf"\g<1>{own}", svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{own}", svg)
-    return re.sub(r"<svg\b", f'<svg role="img" aria-label="{escape(alt)}"', svg, count=1)
+    return re.sub(r"<svg\b", lambda _: f'<svg role="img" aria-label="{escape(alt)}"', svg, count=1)
 
 
 def _alt(output, cell, heading: str) -> str:
