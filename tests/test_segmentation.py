@@ -90,7 +90,7 @@ def test_context_is_a_linear_layer_on_units_side_by_side(context):
 
 
 def separable(seed=0, windows=40, units=6, noise=0.3):
-    "Features (W, U, 2, 4) whose class is told by joint 1 alone, in a direction that the mean over joints loses half of; every fifth unit ignored."
+    "Features (W, U, 2, 4) whose class is told by joint 1 alone; every fifth unit is ignored."
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, (windows, units))
     f = rng.normal(0, noise, (windows, units, 2, 4))
@@ -175,12 +175,12 @@ def test_the_whole_linear_protocol_beats_chance_on_unseen_takes(tmp_path):
 # ---- scores -------------------------------------------------------------------------------------------------------------------------
 
 TRUTH = {7: np.repeat([0, 1, 0, 2], [5, 10, 4, 11]), 9: np.repeat([2, 1, 0], [8, 9, 3])}
-NAMES = {"acc", "edit", "f1@10", "f1@25", "f1@50", *(f"map_{v}@{t}{tag}" for v in "av" for t in (0.1, 0.3, 0.5) for tag in ("", "_official"))}
+MAPS = {f"map_{v}@{t}{tag}" for v in "av" for t in (0.1, 0.3, 0.5) for tag in ("", "_official")}
 
 
 def test_a_perfect_prediction_scores_100_everywhere():
     result = score({c: np.eye(3)[y] for c, y in TRUTH.items()}, TRUTH)
-    assert result.keys() == NAMES and set(result.values()) == {100.0}
+    assert result.keys() == {"acc", "edit", "f1@10", "f1@25", "f1@50"} | MAPS and set(result.values()) == {100.0}
     assert set(score({c: np.eye(3)[y] for c, y in TRUTH.items()}, TRUTH, background=None).values()) == {100.0}
 
 
@@ -268,18 +268,12 @@ def test_frames_without_a_label_do_not_count():
     model = segmenter(dropout=0.0, drop_path=0.0).eval()
     x, y = torch.randn(4, 3, 16, 25, 1), torch.randint(0, 3, (4, 16))
     y[:, 8:] = IGNORE
-    one, other = (model.losses({"x": x, "labels": labels}, Draws(0)) for labels in (y, torch.cat([y[:, :8], y[:, 8:] * 0 + IGNORE], 1)))
-    assert torch.equal(one["loss"], other["loss"]) and 0 <= one["accuracy"] <= 1
-    logits = model.logits(x).detach()
-    assert logits.shape == (4, 4, 3)
+    assert model.logits(x).shape == (4, 4, 3)
     model.config.rotation = 0.0
     part = model.losses({"x": x, "labels": y}, Draws(0))["loss"]
-    want = F.cross_entropy(model.logits(centred(x))[:, :2].flatten(0, 1), torch.as_tensor(unit_labels(y.numpy(), 4))[:, :2].flatten(), label_smoothing=0.1)
+    logits = model.logits(x - x[:, :, :1, 1:2])[:, :2]  # the origin at the spine, the units that have a label
+    want = F.cross_entropy(logits.flatten(0, 1), torch.as_tensor(unit_labels(y.numpy(), 4))[:, :2].flatten(), label_smoothing=0.1)
     torch.testing.assert_close(part, want)
-
-
-def centred(x):
-    return x - x[:, :, :1, 1:2]
 
 
 def test_two_persons_are_averaged_before_the_head(tmp_path):

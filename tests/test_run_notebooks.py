@@ -1,0 +1,84 @@
+"""The run notebooks as a user meets them: papermill at their defaults, then a page; and what is said of a parameter that does not exist."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("papermill")
+from skelnb.reporting.html import render  # noqa: E402
+from skelnb.reporting.runs import runs  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "nbs").glob("run_*.ipynb"))
+
+
+def papermill(notebook, out, **params):
+    "Run a notebook as the README says, its runs and stores beside `out`."
+    command = [str(Path(sys.executable).with_name("papermill")), str(notebook.relative_to(ROOT)), str(out), "--no-progress-bar"]
+    for name, value in {"out": out.parent / "work", **params}.items():
+        command += ["-p", name, str(value)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def code_cells(path):
+    cells = json.loads(path.read_text())["cells"]
+    return [c for c in cells if c["cell_type"] == "code" and "papermill-error-cell-tag" not in c["metadata"].get("tags", [])]
+
+
+class Page(HTMLParser):
+    "What a browser would fetch for a page, and how often each element occurs."
+
+    def __init__(self, text):
+        super().__init__()
+        self.urls, self.count = [], {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.urls += [v for k, v in attrs.items() if (k == "src" or tag == "link") and v and not v.startswith(("data:", "#"))]
+        self.urls += re.findall(r"url\(\s*['\"]?((?:https?:)?//[^)]+)", attrs.get("style") or "")
+
+
+def listing():
+    "Where a run would leave something in the working tree."
+    return sorted(p for folder in ("", "nbs", "runs") for p in (ROOT / folder).glob("*"))
+
+
+def test_there_are_run_notebooks():
+    assert NOTEBOOKS, "nbs/run_*.ipynb"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_run_at_its_defaults_becomes_a_report(notebook, tmp_path):
+    before = listing()
+    done = papermill(notebook, tmp_path / "report.ipynb")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert listing() == before, "a run left something in the working tree"
+    text = render(tmp_path / "report.ipynb").read_text()
+    page = Page(text)
+    assert page.urls == [] and not re.search(r"@import|cdn\.|mathjax", text, re.I)
+    assert "This run" not in re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S), "a banner of failure"
+    assert page.count["table"] >= 1 and page.count["svg"] + page.count.get("img", 0) >= 4 and "canvas" in text
+    figures = r"<svg\b.*?</svg>|<script\b.*?</script>|data:image/[^\"')]+"
+    assert len(re.sub(figures, "", text, flags=re.S)) < 300_000
+    made = runs(tmp_path / "work")
+    assert len(made) and made.done.all()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("params, message", [({"stepps": 3}, r"no such parameter: stepps\n.*did you mean steps for stepps\?"),
+                                             ({"steps": "abc"}, r"parameter steps = 'abc' is not int")], ids=["misspelt", "ill-typed"])
+def test_a_wrong_parameter_stops_in_the_first_cells(notebook, params, message, tmp_path):
+    done = papermill(notebook, tmp_path / "report.ipynb", **params)
+    assert done.returncode != 0 and re.search(message, done.stderr), done.stderr[-3000:]
+    ran = [c["execution_count"] is not None for c in code_cells(tmp_path / "report.ipynb")]
+    assert 1 <= sum(ran) <= 4 and not any(ran[sum(ran):]) and not (tmp_path / "work").exists()
+    text = render(tmp_path / "report.ipynb").read_text()
+    assert "This run failed." in text and "ParameterError" in text
