@@ -248,8 +248,7 @@ def table(device, batch, rounds):
     steps = variants(walk(batch, device), gpu)
     for step in steps.values():
         step.count_products()
-        step.run()
-        step.run()
+        step.run()  # warm up
     peak = {bf16: matmul_gflops(device, torch.bfloat16 if bf16 else torch.float32) for bf16 in {s.bf16 for s in steps.values()}}
     for _ in range(rounds):
         for step in steps.values():
