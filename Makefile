@@ -6,14 +6,16 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test prepare bench clean
 all: demo
 
+# Debian's python3 without python3-venv makes no pip in a venv: the second line puts it there with the pip outside
 $(V)/.ok: pyproject.toml constraints.txt
-	$(PY) -m venv .venv
+	$(PY) -m venv .venv || ($(PY) -m venv --clear --without-pip .venv && $(PY) -m pip --python $(V)/python install -q pip)
 	$(V)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: $(V)/.ok
 	mkdir -p reports/quick
 	$(V)/papermill nbs/run_lode.ipynb reports/quick/lode.ipynb
+	-$(V)/jupyter trust reports/quick/lode.ipynb
 	$(V)/python -m skelnb.reporting.html reports/quick/lode.ipynb
 
 test: $(V)/.ok

@@ -13,5 +13,6 @@ NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.star
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
 def test_notebook(path):
     test = str(Path(sys.executable).with_name("nbdev-test"))
-    r = subprocess.run([test, str(path), "--n-workers", "0"], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    r = subprocess.run([test, str(path), "--n-workers", "0"], cwd=ROOT, capture_output=True, text=True, env=quiet)
     assert r.returncode == 0 and "Success" in r.stdout, (r.stdout + r.stderr)[-3000:]

@@ -67,7 +67,7 @@ class LodePreset(Preset):
     loss_on: Literal["masked", "all"] = "masked"  # open: L_f and L_m on "masked" positions or on "all"
     decode_tokens: int = 0  # ours: decode a random this many of the masked positions, 0 = every one
     reduction: Literal["mean", "sum"] = "mean"  # open: of L_r over the clips of a batch, "mean" or "sum"
-    persons: Literal["first", "all", "nonempty"] = "first"  # open: "first", "all" (empty ones too, MAMP's) or "nonempty"
+    persons: Literal["first", "all", "nonempty"] = "first"  # open: "first", "all" (empty ones too, MAMP's), or "nonempty" (a mean per process)
     rotation: float = 0.3  # open: random rotation of +- this many radians about each axis; MAMP's
     center: Literal["first", "frame", "none"] = "first"  # "first": origin at a joint of the first valid frame; "frame"; "none"
     center_joint: int = 1  # spine_mid of kinect_v2
@@ -215,12 +215,18 @@ def check_input(x: Tensor, p: LodePreset) -> None:
 
 # %% ../../nbs/methods/10_lode.ipynb #aecc3ecd
 def draw_masks(
-    n: int,  # samples to draw for
+    n: int,  # clips
+    persons: int,  # persons of each that there could be
     length: int,  # motion units of a clip, L
     p: LodePreset,
     draws: Draws,
-) -> tuple[Tensor, Tensor, Tensor | None]:  # visible (n, K), hidden (n, L - K), decoded (n, q); None: all units are decoded
-    "Random masks, and the places where L_f and L_m are computed."
+) -> tuple[Tensor, Tensor, Tensor | None]:  # visible (n * persons, K), hidden (.., L - K), decoded (.., q); None: all units are decoded
+    "Random masks, and the places where L_f and L_m are computed. Rows are ordered by clip, then person."
+    made = [_one_mask(n, length, p, draws.child(f"person {m}") if m else draws) for m in range(persons)]
+    return tuple(None if parts[0] is None else torch.stack(parts, 1).flatten(0, 1) for parts in zip(*made))
+
+
+def _one_mask(n: int, length: int, p: LodePreset, draws: Draws):
     visible, hidden = split_tokens(n, length, visible_count(length, p.mask_ratio), draws)
     if p.loss_on == "all":
         return visible, hidden, None
@@ -235,11 +241,11 @@ def frame_target(x: Tensor, p: LodePreset) -> Tensor:  # x (n, C, T, V) -> (n, L
     return standardise(u) if p.norm_target else u
 
 
-def combine(terms: dict[str, Tensor], z: Tensor, p: LodePreset) -> dict[str, Tensor]:
-    "Add the regulariser (Eq. 12) of the visible tokens z (n, K, D), and sum up (Eq. 13)."
+def combine(terms: dict[str, Tensor], z: Tensor, p: LodePreset, world: int = 1) -> dict[str, Tensor]:
+    "Add the regulariser (Eq. 12) of the visible tokens z (n, K, D), and sum up (Eq. 13). `world` processes average their gradients."
     ler = effective_rank(z if p.regulariser == "ler" else z.detach())
     if p.regulariser == "ler":
-        terms["regulariser"] = (1 / ler).mean() if p.reduction == "mean" else (1 / ler).sum()
+        terms["regulariser"] = (1 / ler).mean() if p.reduction == "mean" else (1 / ler).sum() * world
     elif p.regulariser == "mom":
         terms["regulariser"] = mom(z, k=min(20, z.shape[1] - 1))
     return {"loss": sum(getattr(p, f"w_{k}") * v for k, v in terms.items()), **terms, "ler": ler.detach().mean()}
@@ -259,18 +265,18 @@ class Lode(Method):
         build(self, self.preset)
         self.length = self.preset.frames // self.preset.unit * self.preset.joints  # motion units of a clip, L
 
-    def views(self, batch, draws: Draws) -> tuple[Tensor, Tensor | None, int]:  # rows (n, C, T, V), which of the persons, how many there could be
+    def views(self, batch, draws: Draws) -> tuple[Tensor, Tensor | None, tuple[int, int]]:  # rows (n, C, T, V), which persons, (N, M) there could be
         "Centred, rotated at random, one person a row."
         p, x = self.preset, batch["x"] if isinstance(batch, dict) else batch
         check_input(x, p)
         x = center(x, p.center_joint, p.center)
         x = random_rotation(x, draws.child("rotation"), p.rotation) if p.rotation else x
-        return *choose_persons(x, p.persons), len(x) * (1 if p.persons == "first" else x.shape[-1])
+        return *choose_persons(x, p.persons), (len(x), 1 if p.persons == "first" else x.shape[-1])
 
     def losses(self, batch, draws: Draws) -> dict[str, Tensor]:
         "Eq. 10 to 13. The total is under \"loss\"; the unweighted terms, the LER and the code books' perplexity beside it."
         p, (x, which, possible) = self.preset, self.views(batch, draws)
-        masks = draw_masks(possible, self.length, p, draws.child("masks"))
+        masks = draw_masks(*possible, self.length, p, draws.child("masks"))
         visible, _, at = masks if which is None else (None if m is None else m[which] for m in masks)
         tokens = self.encoder.embed(x, visible if self.teacher is None else None)
         z = self.encoder.encode(tokens if self.teacher is None else take(tokens, visible))  # the student: Z_m
@@ -287,7 +293,7 @@ class Lode(Method):
             if p.motion:
                 terms["motion"] = cosine_loss(self.to_motion(decoded), rows(y_motion, at))
         books = {} if self.teacher is None else self.teacher.books()
-        return combine(terms, z, p) | {f"perplexity_{name}": book.perplexity for name, book in books.items()}
+        return combine(terms, z, p, draws.world) | {f"perplexity_{name}": book.perplexity for name, book in books.items()}
 
     def after_step(self, draws: Draws, progress: float) -> None:
         "Code books and slow copy, after the optimiser's step."
