@@ -223,6 +223,8 @@ def draw_masks(
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # visible (n * persons, K), hidden (.., L - K), decoded (.., q); None: all units are decoded
     "Random masks, and the places where L_f and L_m are computed. Rows are ordered by clip, then person."
     made = [_one_mask(n, length, p, draws.child(f"person {m}") if m else draws) for m in range(persons)]
+    if persons == 1:
+        return made[0]
     return tuple(None if parts[0] is None else torch.stack(parts, 1).flatten(0, 1) for parts in zip(*made))
 
 

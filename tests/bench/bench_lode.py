@@ -170,9 +170,11 @@ class Step:
         self.wall.append(time.perf_counter() - wall)
 
     def count_products(self):
+        "GFLOP per clip, from a step of two clips."
+        batch, self.x = self.x, self.x[:2]
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             self.run()
-        self.gflop = counter.get_total_flops() / 1e9
+        self.gflop, self.x = counter.get_total_flops() / len(self.x) / 1e9, batch
 
 
 def _wait(device):
@@ -203,23 +205,23 @@ def walk(batch, device):
 
 def agree(ours, x):
     "A textbook model with the weights and code books of `ours`, after its losses and gradients were found to be the same."
-    plain = Textbook(ours)
+    plain, tolerance = Textbook(ours), 1e-4 if x.is_cuda else 1e-5
     a, b = (m.losses(x, Draws(1, device=x.device)) for m in (ours, plain))
     for name, value in b.items():
-        torch.testing.assert_close(a[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(a[name], value, rtol=tolerance, atol=tolerance / 10, msg=lambda m, name=name: f"{name}: {m}")
     a["loss"].backward()
     b["loss"].backward()
     split = ours.encoder.blocks[0].attn.qkv.weight.grad.chunk(3)
     pairs = [(split[0], plain.encoder[0].q.weight.grad), (split[2], plain.encoder[0].v.weight.grad)]
     pairs += [(m.grad, n.grad) for m, n in zip(ours.decoder.positions.parameters(), plain.decoder_positions.parameters())]
     for grad, plain_grad in pairs:
-        assert (grad - plain_grad).norm() < 1e-4 * grad.norm(), "gradients differ"
+        assert (grad - plain_grad).norm() < 10 * tolerance * grad.norm(), "gradients differ"
     for model in (ours, plain):
         model.zero_grad()
         model.after_step(Draws(1, device=x.device), 0.0)
     for name in ("motion", "sequence"):
         book, plain_book = getattr(ours.teacher, f"vq_{name}").codebook, getattr(plain, f"book_{name}").codebook
-        assert (book - plain_book).norm() < 1e-4 * book.norm(), f"code books ({name}) differ"
+        assert (book - plain_book).norm() < 10 * tolerance * book.norm(), f"code books ({name}) differ"
     return plain
 
 
@@ -262,8 +264,8 @@ def table(device, batch, rounds):
         mine, reference = (torch.tensor(s.wall if gpu else s.cpu) for s in (step, first))
         low, ratio, high = (mine / reference).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
         cpu, wall, busy = (torch.tensor(t).median().item() / batch for t in (step.cpu, step.wall, mine.tolist()))
-        share = step.gflop / batch / busy / peak[step.bf16]
-        print(f"{name:20}{1e3 * cpu:>12.1f}{1e3 * wall:>14.1f}{1 / wall:>9.2f}{step.gflop / batch:>12.1f}{share:>11.0%}{ratio:>8.3f}"
+        share = step.gflop / busy / peak[step.bf16]
+        print(f"{name:20}{1e3 * cpu:>12.1f}{1e3 * wall:>14.1f}{1 / wall:>9.2f}{step.gflop:>12.1f}{share:>11.0%}{ratio:>8.3f}"
               f"  ({low:.3f} - {high:.3f})")
 
 
