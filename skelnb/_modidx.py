@@ -408,6 +408,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'skelnb/interface/contest.py'),
                                           'skelnb.interface.contest.evaluate': ( 'interface/contest.html#evaluate',
                                                                                  'skelnb/interface/contest.py'),
+                                          'skelnb.interface.contest.few_labels': ( 'interface/contest.html#few_labels',
+                                                                                   'skelnb/interface/contest.py'),
                                           'skelnb.interface.contest.identity': ( 'interface/contest.html#identity',
                                                                                  'skelnb/interface/contest.py'),
                                           'skelnb.interface.contest.make_encoder': ( 'interface/contest.html#make_encoder',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTESTANTS', 'Contest', 'people', 'pretraining_clips', 'pretrain_encoder', 'make_encoder', 'evaluate', 'identity',
-           'contestant', 'entries', 'contest', 'right_frames', 'bootstrap']
+           'contestant', 'entries', 'contest', 'few_labels', 'right_frames', 'bootstrap']
 
 # %% ../../nbs/interface/10_contest.ipynb #c2f74bc2
 import time
@@ -124,9 +124,10 @@ def make_encoder(e: Contest, folder: Path | None = None):
     return method
 
 # %% ../../nbs/interface/10_contest.ipynb #e940c4d2
-def evaluate(encoder, e: Contest, takes: SkeletonStore, device: str = "cpu") -> tuple[dict, dict[int, np.ndarray]]:
-    "Features of training and scored takes, the probe, its scores; and the probabilities (T, K) of every scored recording."
-    train, test = (cut(takes, clips, e.lode.frames, e.stride, e.lode.unit) for clips in people(takes, e.hold_out))
+def evaluate(encoder, e: Contest, takes: SkeletonStore, device: str = "cpu", labelled=None) -> tuple[dict, dict[int, np.ndarray]]:
+    "Scores of a probe on frozen features, and the probabilities (T, K) of every scored recording. `labelled`: recordings to train on (None: all)."
+    train, test = people(takes, e.hold_out)
+    train, test = (cut(takes, clips, e.lode.frames, e.stride, e.lode.unit) for clips in (train if labelled is None else labelled, test))
     seen, unseen = (extract(encoder, takes, w, device=device) for w in (train, test))
     probe = train_linear(seen, window_labels(takes, train), len(takes.classes), e.probe, device)
     probabilities = predict_linear(probe, unseen, test)
@@ -219,6 +220,29 @@ def contest(
     results = [Run.open(folder).result() for folder in folders]
     heads = [{"contestant": e.contestant, "seed": e.seed, "weight": e.lode.w_regulariser} for e in rows]
     return pd.DataFrame([h | r for h, r in zip(heads, results)])
+
+# %% ../../nbs/interface/10_contest.ipynb #ff79ccdb
+def few_labels(
+    rows: list[Contest],  # entries whose runs are done and still have their checkpoints
+    counts,  # numbers of labelled people
+    pretrain: SkeletonStore,
+    takes: SkeletonStore,
+    runs,  # folder of run folders
+) -> pd.DataFrame:  # a row for each entry and count: contestant, seed, people, the scores
+    "Scores with the labels of only some training people."
+    made, (train, _) = [], people(takes)
+    subject = takes.table["subject"].to_numpy()[train]
+    for e in rows:
+        same = identity(e, pretrain, takes)
+        encoder = None
+        order = np.random.default_rng(e.seed).permutation(sorted(set(subject)))
+        for n in counts:
+            run = Run.create(runs, **{**same, "settings": {**same["settings"], "labelled_people": n}, "kind": "labels"})
+            if not run.done:
+                encoder = encoder or make_encoder(e, run_folder(runs, **same))
+                run.finish(evaluate(encoder, e, takes, labelled=train[np.isin(subject, order[:n])])[0])
+            made.append({"contestant": e.contestant, "seed": e.seed, "people": n} | run.result())
+    return pd.DataFrame(made)
 
 # %% ../../nbs/interface/10_contest.ipynb #8119ee71
 def right_frames(
