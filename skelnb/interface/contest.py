@@ -7,7 +7,6 @@ __all__ = ['CONTESTANTS', 'Contest', 'people', 'pretraining_clips', 'pretrain_en
            'contestant', 'entries', 'contest', 'few_labels', 'right_frames', 'bootstrap']
 
 # %% ../../nbs/interface/10_contest.ipynb #c2f74bc2
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
