@@ -6,7 +6,7 @@
 __all__ = ['Windows', 'cut', 'RawCoordinates', 'extract', 'ler_of']
 
 # %% ../../nbs/evaluation/40_features.ipynb #31f593de
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..files import atomic_file
 from ..objectives.rank import effective_rank
 from ..transforms.spatial import center, present
+from ..transforms.temporal import patchify
 
 # %% ../../nbs/evaluation/40_features.ipynb #4b7a7e07
 @dataclass
@@ -39,6 +40,13 @@ class Windows:
     def of(self, clip: int) -> np.ndarray:
         "Rows of one recording."
         return np.flatnonzero(self.clip == clip)
+
+    def batches(self, store: SkeletonStore, size: int) -> Iterator[tuple[slice, Tensor]]:
+        "The windows' frames, `size` windows at a time: which rows, and x (n, C, T, V, M)."
+        for i in range(0, len(self), size):
+            rows = slice(i, i + size)
+            clip, start = self.clip[rows], self.start[rows]
+            yield rows, gather(store, clip, start, np.full(len(clip), self.size), self.size)
 
 
 def cut(
@@ -73,9 +81,7 @@ class RawCoordinates(nn.Module):
         "Coordinates of the persons present, averaged over them, as tokens (N, T/l, V, l*C)."
         here = present(x).to(x.dtype)
         mean = (center(x, self.joint, self.mode) * here[:, None, None, None]).sum(-1) / here.sum(1).clamp(min=1)[:, None, None, None]
-        n, c, t, v = mean.shape
-        tokens = mean.reshape(n, c, t // self.unit, self.unit, v).permute(0, 2, 4, 3, 1).flatten(3)
-        return Features(tokens.mean((1, 2)), tokens.mean(2), tokens)
+        return Features.from_tokens(patchify(mean, self.unit))
 
 # %% ../../nbs/evaluation/40_features.ipynb #a58928bc
 @torch.no_grad()
@@ -93,15 +99,14 @@ def extract(
 
     def fill(where=None):
         out = None
-        for i in range(0, len(windows), batch):
-            c, s = windows.clip[i:i + batch], windows.start[i:i + batch]
-            tokens = encoder.features(gather(store, c, s, np.full(len(c), windows.size), windows.size).to(device)).tokens
+        for rows, x in windows.batches(store, batch):
+            tokens = encoder.features(x.to(device)).tokens
             if out is None:
                 shape = (len(windows), *tokens.shape[1:])
                 out = np.empty(shape, np.float16) if where is None else np.lib.format.open_memmap(where, "w+", np.float16, shape)
-            out[i:i + len(c)] = tokens.float().cpu().numpy()
+            out[rows] = tokens.float().cpu().numpy()
             if progress:
-                progress(i + len(c), len(windows))
+                progress(rows.start + len(x), len(windows))
         return out
 
     if not len(windows):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..backbones.vit import SkeletonViT
 from ..data.store import SkeletonStore
-from ..data.windows import IGNORE, ClipLoader, gather, stitch
+from ..data.windows import IGNORE, ClipLoader, stitch
 from .decode import decode
 from .events import event_maps, label_events
 from .features import Windows
@@ -230,8 +230,6 @@ def finetune(
 def predict(model: Segmenter, store: SkeletonStore, windows: Windows, batch: int = 64) -> dict[int, np.ndarray]:
     "Class probabilities (T, K) of every frame of every recording, by a fine-tuned model."
     device, parts = next(model.parameters()).device, []
-    for i in range(0, len(windows), batch):
-        c, s = windows.clip[i:i + batch], windows.start[i:i + batch]
-        x = gather(store, c, s, np.full(len(c), windows.size), windows.size).to(device)
-        parts.append(model.logits(center(x, *model.origin)).softmax(-1).float().cpu())
+    for _, x in windows.batches(store, batch):
+        parts.append(model.logits(center(x.to(device), *model.origin)).softmax(-1).float().cpu())
     return to_takes(torch.cat(parts).numpy(), windows)

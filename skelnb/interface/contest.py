@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..data.clip import BACKGROUND
 from ..data.store import SkeletonStore
 from ..data.windows import ClipLoader
 from ..errors import ParameterError
@@ -130,7 +131,7 @@ def evaluate(encoder, e: Contest, takes: SkeletonStore, device: str = "cpu", lab
     seen, unseen = (extract(encoder, takes, w, device=device) for w in (train, test))
     probe = train_linear(seen, window_labels(takes, train), len(takes.classes), e.probe, device)
     probabilities = predict_linear(probe, unseen, test)
-    background = takes.classes.index("background") if "background" in takes.classes else None
+    background = takes.classes.index(BACKGROUND) if BACKGROUND in takes.classes else None
     result = score(probabilities, {c: takes.frame_labels(c) for c in probabilities}, background)
     return result | {"ler": ler_of(unseen)}, probabilities
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.features import Features
-from ..backbones.vit import Decoder, SkeletonViT
+from ..backbones.vit import Decoder, SkeletonViT, xavier
 from ..errors import DataError, ParameterError
 from .base import Method, Preset
 from ..objectives.rank import effective_rank, mom
@@ -101,12 +101,7 @@ def standardise(
 # %% ../../nbs/methods/10_lode.ipynb #00d7eb66
 def projector(kind: str, dim: int, hidden: int = 1024) -> nn.Module:
     "P_seq: `linear`, or `mlp` with one hidden layer; xavier-uniform weights, zero biases."
-    layers = [nn.Linear(dim, dim)] if kind == "linear" else [nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)]
-    for m in layers:
-        if isinstance(m, nn.Linear):
-            nn.init.xavier_uniform_(m.weight)
-            nn.init.zeros_(m.bias)
-    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+    return xavier(nn.Linear(dim, dim) if kind == "linear" else nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)))
 
 
 def cosine_loss(
@@ -175,21 +170,14 @@ class Teacher(nn.Module):
             torch._foreach_lerp_(list(self.copy.parameters()), fast, 1 - self.p.momentum)
 
 # %% ../../nbs/methods/10_lode.ipynb #2715bbba
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 def build(method: nn.Module, p: LodePreset) -> None:
     "Put the parts that the preset asks for on a `Lode`."
     decodes = p.frame or p.motion
     method.encoder = SkeletonViT(p.joints, p.frames, p.unit, p.channels, p.dim, p.depth, p.heads, p.mlp)
     method.project = projector(p.projector, p.dim) if p.sequence or (p.seq_cond and decodes) else None
     method.decoder = Decoder(method.encoder.grid, p.dim, p.decoder_depth, p.heads, p.mlp, mask_token=not p.seq_cond) if decodes else None
-    method.to_frame = _linear(p.dim, p.unit * p.channels) if p.frame else None
-    method.to_motion = _linear(p.dim, p.dim) if p.motion else None
+    method.to_frame = xavier(nn.Linear(p.dim, p.unit * p.channels)) if p.frame else None
+    method.to_motion = xavier(nn.Linear(p.dim, p.dim)) if p.motion else None
     method.teacher = Teacher(p, method.encoder, method.project) if p.motion or p.sequence else None
 
 # %% ../../nbs/methods/10_lode.ipynb #fb1e69e7
