@@ -60,7 +60,10 @@ def _serve(
 
 
 if __name__ == "__main__" and __spec__:  # run by `python -m`; in a notebook, whose name is also __main__, there is no __spec__
-    sys.exit(_serve(Path(sys.argv[1])))
+    status = _serve(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the answer is on the disk; taking a process group's threads down in an orderly way may abort the process
 
 # %% ../../nbs/training/50_launch.ipynb #9f3754be
 def _tail(text: str, lines: int = 12) -> str:
