@@ -8,8 +8,9 @@ from conftest import make_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skelnb.data.clip import Clip, Segment, admit, drop_empty_frames, frame_labels, runs
+from skelnb.data.clip import AXES, Clip, Segment, admit, disjoint, drop_empty_frames, frame_labels, frame_targets, runs
 from skelnb.errors import DataError, LayoutError, ParameterError
+from skelnb.topology import layout, map_joints
 
 
 def fault(clip, error=DataError, **how):
@@ -119,3 +120,63 @@ def test_runs_are_maximal_and_cover(labels):
 
 def test_segment_is_a_tuple():
     assert Segment(1, 2, "a") == (1, 2, "a")
+
+
+# ---- units, verticals, layouts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad, what", [
+    (dict(up="up"), "up 'up'"), (dict(units="mm"), "units 'mm'"), (dict(fps=np.nan), "fps nan"), (dict(image_size=(640, 0)), "image of size"),
+    (dict(image_size=(640,)), "image of size"), (dict(confidence=np.ones((3, 1, 25))), "confidence has shape"),
+    (dict(confidence=np.full((40, 1, 25), np.inf)), "confidence is NaN"),
+])
+def test_what_a_clip_must_state(bad, what):
+    with pytest.raises(DataError, match=what):
+        replace(make_clip(), **bad).check()
+
+
+@pytest.mark.parametrize("up", AXES)
+def test_orient_is_a_rotation_that_can_be_undone(up):
+    clip = make_clip(T=5, up="y", confidence=np.ones((5, 1, 25)))
+    turned = clip.oriented(up)
+    sign, axis = (-1 if up[0] == "-" else 1), "xyz".index(up[-1])
+    assert turned.up == up and np.array_equal(turned.xyz[..., axis] * sign, clip.xyz[..., 1])
+    assert np.array_equal(turned.oriented("y").xyz, clip.xyz)
+    a, b, c = (turned.xyz[0, 0, i] - turned.xyz[0, 0, 0] for i in (1, 2, 3))
+    p, q, r = (clip.xyz[0, 0, i] - clip.xyz[0, 0, 0] for i in (1, 2, 3))
+    assert np.linalg.det([a, b, c]) == pytest.approx(np.linalg.det([p, q, r]), rel=1e-4), "a mirror image"
+
+
+def test_pictures_are_not_turned():
+    with pytest.raises(ParameterError, match="cannot be turned y up.*\n.*metres"):
+        Clip(np.ones((3, 1, 17, 2)), 30, "coco17", "c", units="px", up="-y").oriented()
+
+
+def test_to_layout_marks_what_was_made_up():
+    score = np.full((4, 2, 17), 0.5)
+    clip = Clip(np.random.default_rng(0).normal(size=(4, 2, 17, 3)), 30, "coco17", "c", confidence=score, observed=np.arange(17) != 9)
+    clip.xyz[:, 1] = 0
+    mapped = clip.to("h36m17").check()
+    expected, copied = map_joints(clip.xyz, "coco17", "h36m17")
+    assert np.array_equal(mapped.xyz, expected) and mapped.layout == "h36m17" and not mapped.present[:, 1].any()
+    wrist = layout("h36m17").meaning.index(layout("coco17").meaning[9])
+    assert copied[wrist] and not mapped.observed[wrist] and mapped.observed.sum() == copied.sum() - 1
+    assert ((mapped.confidence > 0) == copied).all() and clip.to("coco17") is clip
+
+
+def test_gaps_take_everything_along_time_with_them():
+    clip = make_clip(T=6, confidence=np.arange(6)[:, None, None] * np.ones((6, 1, 25)))
+    clip.xyz[2:4] = 0
+    assert drop_empty_frames(clip).confidence[:, 0, 0].tolist() == [0, 1, 4, 5]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12), st.sampled_from("abc")), min_size=1, max_size=8))
+def test_disjoint_agrees_with_painting(drawn):
+    segments = [(s, min(s + n, 40), label) for s, n, label in sorted(drawn, key=lambda d: d[0])]
+    clip = make_clip(segments=segments).check(allow_overlap=True)
+    classes = ["background", "a", "b", "c"]
+    painted = frame_labels(clip, classes)
+    flat = replace(clip, segments=disjoint(clip.segments)).check()
+    assert np.array_equal(frame_labels(flat, classes), painted)
+    targets = frame_targets(clip, classes)
+    assert targets[np.arange(40), painted].all() and (targets[:, 0] == (painted == 0)).all()

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 RUNS = [p for p in NOTEBOOKS if p.name.startswith("run_")]
-FLOORS = ["errors settings files", "topology", "data", "transforms", "backbones", "objectives", "methods", "training", "evaluation",
+FLOORS = ["errors settings files progress", "topology", "data", "transforms", "backbones", "objectives", "methods", "training", "evaluation",
           "reporting", "interface"]
 RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor.split()}
 BY_HAND = {"__init__.py"}  # modules in skelnb/ that no notebook exports

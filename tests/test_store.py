@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from skelnb.data.clip import Clip, frame_labels
+from skelnb.data.clip import Clip, frame_labels, frame_targets, runs
 from skelnb.data.store import SkeletonStore, class_list
 from skelnb.errors import DataError, DiskError, ParameterError, StoreError
 
@@ -83,9 +83,9 @@ def test_streams_and_keeps_facts(tmp_path):
     def clips():
         for i in range(5):
             made.append(i)
-            yield make_clip(f"c{i}", T=10 + i, label="b" if i else "background", subject=i, observed=np.arange(25) < 21)
+            yield make_clip(f"c{i}", T=10 + i, label="b" if i else "background", subject=i, observed=np.arange(25) < 21, up="z")
 
-    store = SkeletonStore.write(tmp_path / "s", clips(), sources=[source], up="z", splits={"who": lambda c: int(c.subject) > 2})
+    store = SkeletonStore.write(tmp_path / "s", clips(), sources=[source], splits={"who": lambda c: int(c.subject) > 2})
     assert made == [0, 1, 2, 3, 4] and store.classes == ("background", "b") and store.up == "z" and store.fps == 30
     assert list(store.facts["sources"]) == ["raw.csv"] and store.split("who", True).tolist() == [3, 4]
     assert store.offsets.tolist() == [0, 10, 21, 33, 46, 60] and store.frames.shape == (60, 1, 25, 3)
@@ -369,3 +369,62 @@ def test_a_really_full_disk(tmp_path):
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("may not mount here: " + done.stderr.strip()[:80])
     assert done.stdout.strip() == "no space left on the disk while writing []", done.stderr
+
+
+# ---- several labels at a time, scores of a detector ------------------------------------------------------------------------------------
+
+
+def test_overlapping_segments(tmp_path):
+    actions = [[(2, 30, "walk"), (10, 20, "talk"), (15, 18, "wave"), (30, 35, "sit")], [(0, 5, "sit"), (5, 9, "walk")], [(1, 8, "walk"), (1, 40, "talk")]]
+    clips = [make_clip(f"c{i}", 40, segments=segments) for i, segments in enumerate(actions)]
+    with pytest.raises(DataError, match="starts before the previous segment ends.*\n.*allow_overlap=True"):
+        SkeletonStore.write(tmp_path / "refused", clips)
+    store = SkeletonStore.write(tmp_path / "s", clips, allow_overlap=True)
+    assert store.classes == ("background", "sit", "talk", "walk", "wave")
+    for i, clip in enumerate(clips):
+        assert store[i].segments == clip.segments
+        assert np.array_equal(store.frame_labels(i), frame_labels(clip, store.classes))
+        assert np.array_equal(store.frame_targets(i), frame_targets(clip, store.classes))
+    assert runs(store.frame_labels(0)) == [(0, 2, 0), (2, 10, 3), (10, 15, 2), (15, 18, 4), (18, 20, 2), (20, 30, 3), (30, 35, 1), (35, 40, 0)]
+    assert np.flatnonzero(store.frame_targets(0)[16]).tolist() == [2, 3, 4] and not store.frame_targets(0)[36, 1:].any()
+
+
+def test_overlap_that_covers_everything_needs_no_background(tmp_path):
+    clips = [make_clip("c", 10, segments=[(0, 6, "a"), (4, 10, "b")])]
+    assert SkeletonStore.write(tmp_path / "s", clips, allow_overlap=True).classes == ("a", "b")
+
+
+def test_confidence_and_image_size(tmp_path):
+    def clips():
+        for i, M in enumerate((1, 2)):
+            score = np.random.default_rng(i).random((20 + i, M, 25))
+            yield Clip(np.ones((20 + i, M, 25, 2)), 25, "kinect_v2", f"c{i}", units="px", up="-y", confidence=score, image_size=(640, 480) if i else None)
+
+    store = SkeletonStore.write(tmp_path / "s", clips(), persons=2)
+    for got, put in zip(store, clips()):
+        M = put.xyz.shape[1]
+        assert np.array_equal(got.confidence[:, :M], put.confidence) and not got.confidence[:, M:].any()
+        assert (got.image_size, got.up, got.units) == (put.image_size, "-y", "px")
+    assert np.shares_memory(store[1].confidence, store.confidence)
+    store.verify()
+    with open(tmp_path / "s" / "confidence.f32", "rb+") as f:
+        f.write(b"\0\0\0\0")
+    with pytest.raises(StoreError, match="confidence.f32.*checksum"):
+        store.verify()
+    with open(tmp_path / "s" / "confidence.f32", "rb+") as f:
+        f.truncate(100)
+    with pytest.raises(StoreError, match="confidence.f32: has 100 bytes"):
+        SkeletonStore.open(tmp_path / "s")
+    mixed = [next(clips()), Clip(np.ones((9, 1, 25, 2)), 25, "kinect_v2", "bare", units="px", up="-y")]
+    with pytest.raises(DataError, match="has confidences or has none"):
+        SkeletonStore.write(tmp_path / "mixed", mixed)
+    assert not (tmp_path / "mixed").exists()
+
+
+def test_a_store_without_the_younger_columns_is_read(tmp_path):
+    store = SkeletonStore.write(tmp_path / "s", [make_clip("c", subject="a")])
+    store.table.drop(columns="image_size").to_csv(tmp_path / "s" / "index.csv", index=False)
+    again = SkeletonStore.open(tmp_path / "s")
+    assert again[0].image_size is None and again[0].subject == "a"
+    again.add_split("part", ["train"])
+    assert SkeletonStore.open(tmp_path / "s").split("part", "train").tolist() == [0]

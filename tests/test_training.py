@@ -21,9 +21,10 @@ from torch import nn
 from skelnb.errors import CheckpointError, DiskError, ParameterError, TrainingError
 from skelnb.files import write_json
 from skelnb.methods.base import Preset
+from skelnb.progress import MARK, Progress, bar_text
 from skelnb.training.checkpoint import load_resume, load_weights
 from skelnb.training.fit import FitConfig, fit
-from skelnb.training.log import MARK, JsonLog, Progress, bar_text, read_log
+from skelnb.training.log import JsonLog, read_log
 from skelnb.training.schedule import cosine, layer_ids, parameter_groups
 
 CPU = dict(batch=8, lr=1e-2, log_every=1, checkpoint_every=3, device="cpu", precision="32-true")

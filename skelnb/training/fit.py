@@ -28,7 +28,8 @@ from ..errors import CheckpointError, ParameterError, TrainingError
 from ..files import read_json, write_json
 from ..methods.base import Method, Preset
 from .checkpoint import load_resume, load_weights, save_resume, save_weights
-from .log import JsonLog, Progress, read_log
+from ..progress import Progress
+from .log import JsonLog, read_log
 from .schedule import cosine, parameter_groups
 from ..transforms.draws import Draws
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from .. import errors, settings
 from ..errors import ParameterError, SkelnbError, TrainingError
 from ..files import read_json, write_json
-from .log import Progress
+from ..progress import Progress
 
 # %% ../../nbs/training/50_launch.ipynb #150b6103
 def resolve(
