@@ -167,7 +167,7 @@ def _split_values(column: str, values: Sequence, n: int, file) -> list[str]:
     return values
 
 # %% ../../nbs/data/10_store.ipynb #f464d232
-def _write(path, clips, *, classes, splits, sources, replace, persons, **allowed) -> None:
+def _write(path, clips, *, classes, splits, sources, about, replace, persons, **allowed) -> None:
     "What `SkeletonStore.write` does."
     path, rules = Path(path), {c: v for c, v in splits.items() if callable(v)}
     for column in splits:
@@ -187,7 +187,7 @@ def _write(path, clips, *, classes, splits, sources, replace, persons, **allowed
         pd.DataFrame(segments, columns=SEGMENTS).to_csv(part / "segments.csv", index=False)
         facts["sha256"] |= {name: sha256(part / name) for name in ("index.csv", "segments.csv")}
         facts["classes"] = list(classes or facts["classes"])
-        facts |= {"n_clips": len(table), "n_segments": len(segments), "sources": origin}
+        facts |= {"n_clips": len(table), "n_segments": len(segments), "sources": origin, "about": about or {}}
         write_json(part / "store.json", {"version": VERSION} | facts)
 
 # %% ../../nbs/data/10_store.ipynb #95f8d908
@@ -381,13 +381,14 @@ class SkeletonStore(_Annotations):
         classes: Sequence[str] | None = None,  # class names in the order of their ids; default: all labels, sorted, background first
         splits: dict | None = None,  # {column: one value per clip, or a rule clip -> value}
         sources: Sequence = (),  # files the clips came from; their checksums are kept
+        about: dict | None = None,  # what else to remember in store.json: which data set, which preset, what was left out
         replace: bool = False,  # overwrite a store of this name
         persons: int | None = None,  # M; default: that of the first clip
         allow_empty_frames: bool = False,  # accept frames that show nobody
         allow_overlap: bool = False,  # accept segments that overlap: several labels at a time
     ) -> "SkeletonStore":
         "Write a store, all or nothing, and open it."
-        _write(path, clips, classes=classes, splits=splits or {}, sources=sources, replace=replace, persons=persons,
+        _write(path, clips, classes=classes, splits=splits or {}, sources=sources, about=about, replace=replace, persons=persons,
                allow_empty_frames=allow_empty_frames, allow_overlap=allow_overlap)
         return cls(path)
 
@@ -413,7 +414,7 @@ class SkeletonStore(_Annotations):
     @cached_property
     def checksum(self) -> str:
         "Identifies the data: a hash of store.json, which holds the checksums of all parts as they were written. Belongs into run.json."
-        return fingerprint(self.facts, length=16)
+        return fingerprint({k: v for k, v in self.facts.items() if k != "about"}, length=16)
 
     def verify(self) -> None:
         "Read the arrays and compare their checksums with those in store.json."
