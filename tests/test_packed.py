@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from skelnb.data.clip import Clip
-from skelnb.data.packed import ARRAYS, read_packed, read_sequences, write_packed
+from skelnb.data.packed import ARRAYS, find_packed, forge_packed, read_packed, read_sequences, recognise_packed, write_packed
 from skelnb.data.store import SkeletonStore
 from skelnb.errors import DataError, DiskError
 
@@ -176,3 +176,16 @@ def test_real_set_into_a_store(recordings, tmp_path):
     store = SkeletonStore.write(tmp_path / "s", read_packed(npz, empty="drop"), splits={"split": lambda c: part[c.name]}, sources=[npz])
     assert len(store) == 70 and store.offsets[-1] == 18784 and len(store.classes) == 9 and store.classes[0] == "background"
     assert {store[i].subject[-2:] for i in store.split("split", "test")} == {"03", "06", "09", "12"}
+
+
+def test_as_a_source(tmp_path, recordings):
+    source = find_packed(recordings / "skeletons" / "hdm05.npz")
+    clips = list(source.clips())
+    assert len(clips) == 288 and {source.store["splits"]["split"](c) for c in clips} == {"train", "test"}
+    forged = forge_packed(tmp_path / "mine.npz", clips=3)
+    assert recognise_packed(forged) == "packed" and recognise_packed(tmp_path) is None and recognise_packed(tmp_path / "sequences.csv") is None
+    assert len(list(find_packed(forged).clips())) == 3
+    (tmp_path / "no.npz").write_bytes(b"PK nonsense")
+    assert recognise_packed(tmp_path / "no.npz") is None
+    with pytest.raises(DataError, match="is not a packed set"):
+        find_packed(tmp_path / "no.npz")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from skelnb.data.packed import read_packed
-from skelnb.data.precog import cross_subject, read_precog, read_take
+from skelnb.data.precog import ACTIONS, GOLDEN, cross_subject, find_precog, forge_precog, read_precog, read_take, recognise_precog
+from skelnb.data.store import SkeletonStore
 from skelnb.errors import DataError
 from skelnb.topology import layout
 
@@ -114,3 +115,25 @@ def test_missing_files(tmp_path):
     (tmp_path / "Seq1_1.csv").write_bytes(b"\x80\xff")
     with pytest.raises(DataError, match="cannot be read"):
         list(read_precog(tmp_path))
+
+
+# ---- as a source ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_forged_takes_are_found_and_read(tmp_path):
+    folder = forge_precog(tmp_path / "forged", seed=3, people=3, scripts=2)
+    assert recognise_precog(folder) == "precog" and recognise_precog(tmp_path) is None and recognise_precog(folder / "Seq1_1.csv") is None
+    source = find_precog(folder)
+    clips = list(source.clips())
+    assert len(source) == len(clips) == 6 and [c.name for c in clips] == [c.name for c in read_precog(folder)]
+    store = SkeletonStore.write(tmp_path / "store", clips, **source.store)
+    assert store.classes == ACTIONS and store.split("cross_subject", "test").tolist() == [4, 5]
+    (folder / "Seq1_2.csv").unlink()
+    with pytest.raises(DataError, match="1 of 6 takes are missing: Seq1_2.csv"):
+        find_precog(folder)
+
+
+def test_golden_counts(recordings):
+    source = find_precog(recordings / "precog_raw", empty="keep")
+    clips = list(source.clips())
+    assert GOLDEN == {"clips": len(clips), "frames": sum(map(len, clips))}
