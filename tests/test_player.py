@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from skelnb.data.clip import Clip
 from skelnb.errors import DataError, ParameterError
-from skelnb.reporting.player import ABSENT, Player, pack
+from skelnb.reporting.player import ABSENT, Player, _upright, pack
 from skelnb.topology import layout, layouts
 
 CLASSES = ["background", "wave", "jump"]
@@ -105,3 +105,19 @@ def test_recordings(recordings):
         xyz = z["xyz_mm"][: z["offsets"][1]].astype(np.float32) / 1000
     page = Player(xyz, title="precog")._repr_html_()
     assert len(page) < 30_000 + 250 * len(xyz)
+
+
+def test_pictures_and_other_verticals_are_shown_upright():
+    rng = np.random.default_rng(0)
+    plane = Clip(rng.random((5, 1, 17, 3)), 30, "coco17", "c", units="image", up="-y", image_size=(640, 480))
+    seen = _upright(plane)
+    assert seen.shape == (5, 1, 17, 2) and np.allclose(seen, plane.xyz[..., :2] * [640, -480])
+    space = Clip(rng.random((5, 1, 17, 3)), 30, "coco17", "c", up="z")
+    assert np.array_equal(_upright(space)[..., 1], space.xyz[..., 2])
+    for clip in (plane, space):
+        assert "<script" in Player(clip)._repr_html_()
+
+
+def test_overlapping_segments_are_shown():
+    clip = Clip(np.ones((9, 1, 17, 3)) * np.arange(1, 18)[:, None], 30, "coco17", "c", segments=[(0, 6, "walk"), (2, 4, "wave")])
+    assert Player(clip).rows["truth"].tolist() == [1, 1, 2, 2, 1, 1, 0, 0, 0]

@@ -23,7 +23,15 @@ from ..topology import layout as find_layout
 ABSENT = -32768
 
 
-def _seen_from_front(xyz: np.ndarray, layout, units: str) -> tuple[np.ndarray, np.ndarray]:
+def _upright(clip: Clip) -> np.ndarray:
+    "(T, M, V, 2 or 3) with y up: space is turned; of a picture, whose rows count downwards, only the plane is shown."
+    if clip.units == "m":
+        return clip.oriented("y").xyz if clip.xyz.shape[-1] == 3 else clip.xyz
+    scale = np.array(clip.image_size or (1000, 1000)) if clip.units == "image" else np.ones(2)
+    return clip.xyz[..., :2] * np.float32(scale * [1, -1 if clip.up == "-y" else 1])
+
+
+def _seen_from_front(xyz: np.ndarray, layout) -> tuple[np.ndarray, np.ndarray]:
     "(T, M, V, 3) as the viewer sees it (right, up, towards), centred on its bounding box; and (T, M) who is there."
     there = xyz.any((2, 3))
     if not there.any():
@@ -31,7 +39,6 @@ def _seen_from_front(xyz: np.ndarray, layout, units: str) -> tuple[np.ndarray, n
     there, xyz = there[:, there.any(0)], xyz[:, there.any(0)]
     if xyz.shape[-1] == 2:
         xyz = np.concatenate([xyz, np.zeros_like(xyz[..., :1])], -1)
-        xyz = xyz * np.array([1, -1 if units == "px" else 1, 1], np.float32)  # rows of an image count downwards
     else:
         xyz = xyz @ front(xyz, layout).T
     seen = xyz[there]
@@ -135,7 +142,7 @@ class Player:
             xyz = np.asarray(clip, np.float32)
             clip = Clip(xyz[:, None] if xyz.ndim == 3 else xyz, fps or 30, find_layout(layout or "kinect_v2").name, title or "clip")
             title = title or ""
-        self.clip, self.fps, self.layout = clip.check(allow_empty_frames=True), fps or clip.fps, find_layout(layout or clip.layout)
+        self.clip, self.fps, self.layout = clip.check(allow_empty_frames=True, allow_overlap=True), fps or clip.fps, find_layout(layout or clip.layout)
         self.title = title if title is not None else ", ".join(filter(None, [clip.name, clip.label]))
         self.rows, self.classes = _rows(clip, truth, predictions, classes)
         self.every, self.height = max(1, int(np.ceil(self.fps / rate))), height
@@ -155,7 +162,7 @@ def _player_data(player: Player, xyz: np.ndarray, there: np.ndarray) -> dict:
     classes = [{"name": c.replace("_", " "), "color": k if c != BACKGROUND else "", "ink": ink_on(k)} for c, k in colors.items()]
     return {
         "T": T, "M": M, "V": V, "unit": round(unit, 6), "every": player.every, "fps": player.fps, "frames": len(xyz),
-        "seconds": len(xyz) / player.fps, "pixels": player.height, "flat": player.clip.xyz.shape[-1] == 2,
+        "seconds": len(xyz) / player.fps, "pixels": player.height, "flat": player.clip.xyz.shape[-1] == 2 or player.clip.units != "m",
         "radius": round(float(np.hypot(seen[..., 0], seen[..., 2]).max()), 3), "height": round(float(np.ptp(seen[..., 1])), 3),
         "title": player.title, "bones": [[a, b, c] for (a, b), c in zip(player.layout.bones, sides)],
         "head": (_head(player.layout) or [-1])[0],
@@ -166,7 +173,7 @@ def _player_data(player: Player, xyz: np.ndarray, there: np.ndarray) -> dict:
 
 def player_html(player: Player) -> str:
     "The player as a piece of HTML that needs nothing else."
-    xyz, there = _seen_from_front(player.clip.xyz, player.layout, player.clip.units)
+    xyz, there = _seen_from_front(_upright(player.clip), player.layout)
     data = json.dumps(_player_data(player, xyz, there), separators=(",", ":")).replace("</", "<\\/")
     picture = still(xyz, there, player.layout, player.rows, player.classes)
     spoken = escape(_spoken(player.title, player.rows, player.classes, len(xyz) / player.fps))
