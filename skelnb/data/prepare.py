@@ -72,8 +72,8 @@ def _open_plan(work: Path, plan: dict) -> None:
 
 
 def _parts(source: Source, work: Path) -> list[tuple[Path, Sequence]]:
-    "The folders of all parts with their units: some 64 parts, and at most 256 units in one."
-    size = max(1, min(256, len(source) // 64))
+    "The folders of all parts with their units: some 32 parts, and at most 256 units in one."
+    size = max(1, min(256, len(source) // 32))
     return [(work / f"{k:05d}", source.items[i : i + size]) for k, i in enumerate(range(0, len(source), size))]
 
 # %% ../../nbs/data/85_prepare.ipynb #d3351507
