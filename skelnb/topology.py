@@ -9,11 +9,11 @@ __all__ = ['PARTS', 'ARM', 'LEG', 'LAYOUTS', 'STRATEGIES', 'RULES', 'Layout', 'd
 # %% ../nbs/10_topology.ipynb #87affccc
 import difflib
 import re
+import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-import torch
 from scipy.sparse.csgraph import shortest_path
 
 from .errors import LayoutError, ParameterError
@@ -369,7 +369,8 @@ def map_joints(
         raise LayoutError(f"{found} joints in the data {tuple(xyz.shape)}, {source.V} in layout {source.name}",
                           remedy=_with_count(found) or "the joints are the axis before the last: (..., V, C)")
     matrix, observed = joint_matrix(source, target)
-    if isinstance(xyz, torch.Tensor):
+    torch = sys.modules.get("torch")  # not imported here: readers of recordings, in many processes, need layouts but no tensors
+    if torch is not None and isinstance(xyz, torch.Tensor):
         xyz = xyz if xyz.is_floating_point() else xyz.float()
         with torch.autocast(xyz.device.type, enabled=False):  # mixed precision would round metres to centimetres
             return torch.tensor(matrix, dtype=xyz.dtype, device=xyz.device) @ xyz, observed
