@@ -134,7 +134,7 @@ def test_nothing_is_run(call, protocol, tmp_path, monkeypatch):
     (b"\x80\x04c__builtin__\nset\n)}\x92.", "instance of a class"),
     (b"Pother\n.", "outside the file"), (b"K\x01Q.", "outside the file"), (b"\x80\x05\x97.", "buffer"), (b"\x80\x05\x97\x98.", "buffer"),
     (b"\x80\x02}}b.", "state of a dict"), (b"\x80\x02c__builtin__\nset\n}b.", "state of a _Name"),
-    (b"\x80\x02c__builtin__\nset\n.", "builtins.set itself"), (b"cnumpy\nndarray\n(K\x01tR.", "calls a numpy.ndarray"),
+    (b"\x80\x02c__builtin__\nset\n.", "builtins.set outside an array"), (b"cnumpy\nndarray\n(K\x01tR.", "calls a numpy.ndarray"),
     (b"K\x01)R.", "calls a int"), (b"c__builtin__\nset\n]R.", "calls a builtins.set"),
     (b"cnumpy.core.multiarray\n_reconstruct\nc__builtin__\nset\n(K\x00tS'b'\n\x87R.", "array of class builtins.set"),
     (b"cnumpy.core.multiarray\n_reconstruct\nK\x01(K\x00tS'b'\n\x87R.", "array of class int"),
@@ -221,6 +221,28 @@ def test_bombs(data, what):
         unpickle(data)
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_later(protocol, tmp_path):
+    arrays = {"keypoint": KEYPOINT, "turned": KEYPOINT.transpose(1, 0, 2, 3), "order": np.asfortranarray(KEYPOINT), "odd": KEYPOINT[:, ::2],
+              "text": np.array(["wá" * 100]), "few": np.arange(3), "big": np.arange(500, dtype=">f4")}
+    file = tmp_path / "large.pkl"
+    file.write_bytes(pickle.dumps(arrays, protocol))
+    found = load_pickle(file, later=True)
+    assert all(np.array_equal(found[key].read(file), array) for key, array in arrays.items())
+    assert found["few"].data is not None and (protocol < 3 or found["keypoint"].data is None)
+    if protocol > 2:
+        file.write_bytes(file.read_bytes()[:5])
+        with pytest.raises(DataError, match="large.pkl, byte .*cannot be read"):
+            found["keypoint"].read(file)
+
+
+def test_bytes_of_no_array_are_not_left_behind():
+    data = pickle.dumps([b"x" * 1000])
+    assert unpickle(data) == [b"x" * 1000]
+    with pytest.raises(DataError, match="many bytes outside an array"):
+        unpickle(data, later=True)
+
+
 def test_what_is_shared_stays_shared():
     a, b = unpickle(pickle.dumps([(x := [1, 2]), x]))
     assert a is b == [1, 2]
@@ -242,10 +264,11 @@ SEEDS = [pickle.dumps(GOOD, p) for p in (0, 2, 4, 5)] + [python2_array(KEYPOINT[
 
 
 def read(data):
-    try:
-        unpickle(data, "fuzz.pkl")
-    except DataError as e:
-        assert str(e).startswith("fuzz.pkl, byte")
+    for later in (False, True):
+        try:
+            unpickle(data, "fuzz.pkl", later)
+        except DataError as e:
+            assert str(e).startswith("fuzz.pkl, byte")
 
 
 @settings(max_examples=300, deadline=None)
