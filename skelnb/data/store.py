@@ -96,7 +96,11 @@ def _bits(flags) -> str:
 
 
 def _unbits(text: str) -> np.ndarray | None:
-    return np.array([c == "1" for c in text]) if text else None
+    if not text:
+        return None
+    flags = np.array([c == "1" for c in text])
+    flags.setflags(write=False)  # clips of a store share it
+    return flags
 
 
 class _Array:
@@ -214,14 +218,37 @@ def _facts(path: Path) -> dict:
     return facts
 
 # %% ../../nbs/data/10_store.ipynb #a42744cf
+def _coded(texts: np.ndarray, known: dict[str, int]) -> np.ndarray:  # (n,) int32
+    "The place of each text in `known`, which grows."
+    codes, found = pd.factorize(texts)
+    return np.array([known.setdefault(text, len(known)) for text in found], np.int32)[codes]
+
+
+def _categories(codes: np.ndarray, known: dict[str, int]) -> pd.Categorical:
+    return pd.Categorical.from_codes(codes, pd.Index(list(known), dtype=object))
+
+
+def _columns(file: Path, numbers: Sequence[str], single: Sequence[str] = ("name",)) -> pd.DataFrame:
+    "A table in pieces: columns of whole numbers, of texts that occur once, and of texts that repeat."
+    parts, known = {}, {}
+    with pd.read_csv(file, dtype=object, keep_default_na=False, encoding="utf-8", chunksize=1 << 14) as pieces:
+        for piece in pieces:
+            for c in piece:
+                texts = piece[c].to_numpy()
+                part = texts.astype(np.int64) if c in numbers else texts if c in single else _coded(texts, known.setdefault(c, {}))
+                parts.setdefault(c, []).append(part)
+    columns = {c: np.concatenate(found) for c, found in parts.items()}
+    return pd.DataFrame({c: _categories(v, known[c]) if c in known else pd.Series(v, dtype=v.dtype) for c, v in columns.items()})
+
+# %% ../../nbs/data/10_store.ipynb #217abdc7
 def _read_table(file: Path, columns: Sequence[str], numbers: Sequence[str], rows: int) -> pd.DataFrame:
     "A table of text with some columns of whole numbers; empty cells are empty text."
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8").astype({c: np.int64 for c in numbers})
+        table = _columns(file, numbers)
     except (ValueError, KeyError, pd.errors.ParserError) as e:
         raise StoreError(f"is damaged: {e}", file=file, remedy=AGAIN) from e
     for c in YOUNGER & set(columns) - set(table):
-        table[c] = ""
+        table[c] = _categories(np.zeros(len(table), np.int32), {"": 0})
     if missing := [c for c in columns if c not in table]:
         raise StoreError("lacks the columns " + ", ".join(missing), file=file, remedy=AGAIN)
     if len(table) != rows:
@@ -276,7 +303,7 @@ class _Annotations:
     """Labels and splits; the half of `SkeletonStore` that never touches the array."""
 
     path: Path  # the folder
-    table: pd.DataFrame  # index.csv: one row per clip, empty text where nothing is known
+    table: pd.DataFrame  # index.csv: one row per clip, empty text where nothing is known; all texts but the names are categories
     segments: pd.DataFrame  # segments.csv: clip, start, end (exclusive), label; sorted by clip
     classes: tuple[str, ...]  # class names; the id of a class is its place here
     offsets: np.ndarray  # (n + 1,) int64: clip i is frames[offsets[i]:offsets[i + 1]]
@@ -332,20 +359,29 @@ class _Annotations:
         table = _read_table(self.path / "index.csv", INDEX, ("start", "n_frames"), len(self.table))
         if column in table and table[column].tolist() != values:
             raise StoreError(f"split {column!r} exists and is different", file=self.path, remedy="drawn once; choose another name")
-        table[column] = values
+        known = {}
+        table[column] = _categories(_coded(np.array(values, object), known), known)
         with atomic_file(self.path / "index.csv") as part:
             table.to_csv(part, index=False)
         self.table = table
 
 # %% ../../nbs/data/10_store.ipynb #7734d9ad
+def _size(text: str) -> tuple[int, int] | None:
+    return tuple(map(int, text.split("x"))) if text else None
+
+
+def _lookup(column: pd.Series, read: Callable = str) -> Callable:  # number of a clip -> what the column says of it
+    values, codes = [read(text) for text in column.cat.categories], column.cat.codes.to_numpy()
+    return lambda i: values[codes[i]]
+
+
 def _clip(store: "SkeletonStore", i: int) -> Clip:
     "Clip i, its positions a view of the memory map."
-    name, _, _, label, subject, camera, setup, _, observed, size = store._texts[i]
+    label, subject, camera, setup, observed, size = (of(i) for of in store._known)
     segments = store._segment_texts[store._segment_bounds[i] : store._segment_bounds[i + 1]]
     rows = slice(store.offsets[i], store.offsets[i + 1])
-    return Clip(store.frames[rows], store.fps, store.layout.name, name, label, segments, subject, camera, setup, _unbits(observed),
-                store.units, store.up, None if store.confidence is None else store.confidence[rows],
-                tuple(map(int, size.split("x"))) if size else None)
+    return Clip(store.frames[rows], store.fps, store.layout.name, store.name(i), label, segments, subject, camera, setup, observed,
+                store.units, store.up, None if store.confidence is None else store.confidence[rows], size)
 
 # %% ../../nbs/data/10_store.ipynb #465d0dfd
 class SkeletonStore(_Annotations):
@@ -360,8 +396,11 @@ class SkeletonStore(_Annotations):
         self.segments = _read_table(self.path / "segments.csv", SEGMENTS, ("clip", "start", "end"), facts["n_segments"])
         _check_tables(self.path, self.table, self.segments, facts)
         self.offsets = np.append(self.table.start, facts["shape"][0])
-        self.person_present = np.stack([_unbits(bits) for bits in self.table.present])  # (n, M) bool
-        self._texts, self._segment_texts = self.table[list(INDEX)].to_numpy(), self.segments[["start", "end", "label"]].to_numpy()
+        present = self.table.present.cat
+        self.person_present = np.stack([_unbits(bits) for bits in present.categories])[present.codes]  # (n, M) bool
+        self._names, self._segment_texts = self.table["name"].to_numpy(), self.segments[["start", "end", "label"]].to_numpy()
+        readers = {"observed": _unbits, "image_size": _size}
+        self._known = [_lookup(self.table[c], readers.get(c, str)) for c in ("label", "subject", "camera", "setup", *readers)]
         self._segment_bounds = np.searchsorted(self.segments["clip"], np.arange(len(self.table) + 1))
         self.frames = np.memmap(self.path / "frames.f32", "<f4", "r", shape=tuple(facts["shape"]))  # (sum of T, M, V, C)
         scored = SCORES in facts["sha256"]
@@ -405,7 +444,7 @@ class SkeletonStore(_Annotations):
 
     def name(self, i) -> str:
         "The name of clip i."
-        return self._texts[i, 0]
+        return self._names[i]
 
     def frame_targets(self, i) -> np.ndarray:  # (T, K) bool
         "Which classes hold in which frame of clip i, any number at a time."
