@@ -84,9 +84,9 @@ class _Left:
 class Stored:
     """An array that was left in its file."""
 
-    shape: tuple = ()  # in memory, before `order` rearranges the axes
+    shape: tuple = ()
     dtype: str = "i1"
-    order: str | tuple = "C"  # "C", "F", or the order of the axes in memory
+    order: str | tuple = "C"  # "C", "F", or the axes by their place in memory
     at: int | None = None  # first byte in the file
     data: bytes | None = field(default=None, repr=False)  # instead, where the bytes are few or not in the file as they are
 
@@ -100,10 +100,10 @@ class Stored:
         try:
             array = np.frombuffer(data, self.dtype)
             if isinstance(self.order, tuple):
-                return array.reshape(self.shape).transpose(self.order)
+                return array.reshape([self.shape[self.order.index(axis)] for axis in range(len(self.shape))]).transpose(self.order)
             return array.reshape(self.shape, order=self.order)
         except ValueError as e:
-            raise DataError(f"an array cannot be read: {e}", file=file, place=f"byte {self.at}", remedy="has the file changed? begin anew") from e
+            raise DataError(f"an array cannot be read: {e}", file=file, place=f"byte {self.at}", remedy="the file has changed") from e
 
 # %% ../../nbs/data/55_pickles.ipynb #57a9b5af
 OPCODES = {}  # byte: function of the machine
@@ -336,6 +336,7 @@ def _set_array(m, array, state):
 
 def _from_buffer(m, data, dtype, shape, order, axes=None):
     by_axes = order == "K" and type(axes) is tuple and sorted(axes) == list(range(len(shape)))
+    shape = tuple(shape[axis] for axis in axes) if by_axes else shape
     found = _array(m, data, dtype, shape, axes if by_axes else "F" if order == "F" else "C")
     return found if m.later else found.read(m.file)
 
