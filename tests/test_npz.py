@@ -248,21 +248,30 @@ def test_a_lying_header_asks_for_no_memory(tmp_path):
 
 
 def test_a_directory_that_lies(forged, tmp_path):
-    content = bytearray(forged.read_bytes())
+    content, file = bytearray(forged.read_bytes()), tmp_path / "NTU60_CS.npz"
     at = content.rindex(b"PK\1\2", 0, content.index(b"y_train.npy", content.index(b"PK\1\2")))
     struct.pack_into("<I", content, at + 42, 17)  # where y_train begins
-    file = tmp_path / "NTU60_CS.npz"
     file.write_bytes(content)
     with pytest.raises(DataError, match="NTU60_CS.npz, train: cannot be read"):
+        find_npz(file)
+    content = bytearray(forged.read_bytes())
+    at = content.rindex(b"PK\1\2")  # of y_test, the last member: as many rows as one likes, the header agrees
+    at_shape = content.rindex(b"(6, 60), }    ")
+    content[at_shape : at_shape + 14] = b"(60006, 60), }"
+    struct.pack_into("<2I", content, at + 20, 128 + 60006 * 480, 128 + 60006 * 480)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="NTU60_CS.npz, test: cannot be read"):
         find_npz(file)
 
 
 def test_what_was_fine_and_is_cut_off_later(forged, tmp_path):
-    file = tmp_path / "NTU60_CS.npz"
-    file.write_bytes(forged.read_bytes())
+    file = forge_npz(tmp_path, train=30, test=3)
     source = find_npz(file)
+    file.write_bytes(forged.read_bytes())
+    with pytest.raises(DataError, match="x_train.npy: cannot be read: EOFError ends within row"):
+        list(source.clips())
     file.write_bytes(forged.read_bytes()[:500000])
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read: BadZipFile"):
         list(source.clips())
     file.unlink()
     with pytest.raises(DataError, match="no such file"):
