@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -505,13 +506,16 @@ def forge_pku(
     return path
 
 # %% ../../nbs/data/57_pku.ipynb #cdd16881
+_NPY_FAULTS = (ValueError, SyntaxError, TokenError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError)
+
+
 def open_npy(
     file,  # array.npy
 ) -> np.ndarray:  # memory-mapped, read only
     "An array file of NumPy, mapped; no pickle is opened. A header that promises more than the file holds is a `DataError`."
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError) as e:
+    except (*_NPY_FAULTS, OSError) as e:
         raise DataError(f"is no array file that can be read: {str(e).splitlines()[0][:100] if str(e) else type(e).__name__}", file=file,
                         remedy="the file is cut off, damaged or of another kind; fetch it again or make it again") from e
 
