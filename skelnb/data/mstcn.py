@@ -295,7 +295,7 @@ def _takes(folder: Path) -> tuple[list[_Take], list[str]]:
              for what, lonely in (("labels", features.keys() - labelled), ("features", labelled - features.keys())) if lonely]
     return found, notes
 
-
+# %% ../../nbs/data/58_mstcn.ipynb #4972e2b8
 def find_mstcn(
     path,  # folder with features, groundTruth (or gt_arr), mapping.txt and, if there are some, splits
     fps: float | None = None,  # frames per second
@@ -416,7 +416,7 @@ def _write_takes(folder: Path, clips: Iterable[Clip], form: str, classes, rule) 
             parts.setdefault(part, []).append(name)
     return first, labels, parts
 
-
+# %% ../../nbs/data/58_mstcn.ipynb #a477b960
 def write_mstcn(
     path,  # folder to make; its name is the data set's name in the csv files
     clips,  # Clips, or a SkeletonStore; labelled, all of one layout and number of persons
