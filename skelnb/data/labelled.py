@@ -38,9 +38,10 @@ def draw_labelled(
     seed: int = 0,
     rule: str = "balanced",  # "balanced": this share of every class; "random": of all clips
 ) -> np.ndarray:  # int64 numbers of the labelled clips, ascending
-    "Draw the labelled clips of a semi-supervised protocol. A wrong argument is a `ParameterError`, an unlabelled clip in a balanced list a `DataError`."
+    "Labelled clips of a semi-supervised protocol. A wrong argument is a `ParameterError`, a balanced list of takes a `DataError`."
     if not 0 < fraction <= 1 or rule not in RULES or seed < 0:
-        raise ParameterError(f"fraction {fraction}, rule {rule!r} or seed {seed} cannot be", remedy=f"0 < fraction <= 1; {' or '.join(RULES)}; 0, 1, ...")
+        what = f"fraction {fraction}, rule {rule!r} or seed {seed} cannot be"
+        raise ParameterError(what, remedy=f"0 < fraction <= 1; rule {' or '.join(RULES)}; seed 0, 1, ...")
     clips = np.array(sorted(store.split(split, part).tolist(), key=store.name))
     clips = clips[np.argsort(_scores(len(clips), seed), kind="stable")]
     if rule == "random":
@@ -49,7 +50,8 @@ def draw_labelled(
     if len(bare := clips[labels < 0]):
         raise DataError(f"{len(bare)} clips have no label of their own: lists are balanced over whole clips", file=store.path,
                         place=f"clip {store.name(bare.min())!r}", remedy='for untrimmed takes use rule="random", or a split by subject')
-    return np.sort(np.concatenate([of_class[: _share(fraction, len(of_class))] for c in np.unique(labels) if len(of_class := clips[labels == c])]))
+    classes = (clips[labels == c] for c in np.unique(labels))
+    return np.sort(np.concatenate([of_class[: _share(fraction, len(of_class))] for of_class in classes]))
 
 # %% ../../nbs/data/75_labelled.ipynb #69f035e0
 PARTS = ("labelled", "unlabelled")
@@ -103,12 +105,15 @@ def read_labelled(
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError("is not a list of labelled clips: it has no names", file=file, remedy="make it with add_labelled")
     if names_hash(names) != found.get("sha256"):
-        raise DataError("does not have the hash it was written with", file=file, remedy="fetch it again, or draw it again with add_labelled")
+        what = "does not have the hash it was written with"
+        raise DataError(what, file=file, remedy="fetch it again, or draw it again with add_labelled")
     number = {store.name(i): i for i in range(len(store))}
     if missing := [name for name in names if name not in number]:
-        raise DataError(f"{len(missing)} of {len(names)} clips are not in the store {store.path.name}", file=file, place=f"clip {missing[0]!r}",
+        what = f"{len(missing)} of {len(names)} clips are not in the store {store.path.name}"
+        raise DataError(what, file=file, place=f"clip {missing[0]!r}",
                         remedy="the list belongs to another data set, or clips were left out when the store was made")
     clips = np.unique(np.array([number[name] for name in names], np.int64))
     if file.stem in store.table and not np.array_equal(clips, np.flatnonzero(store.table[file.stem] == PARTS[0])):
-        raise DataError(f"is not the list in the store's column {file.stem!r}", file=file, remedy="one of the two was exchanged; draw it again elsewhere")
+        what = f"is not the list in the store's column {file.stem!r}"
+        raise DataError(what, file=file, remedy="one of the two was exchanged; draw it again in another store")
     return clips

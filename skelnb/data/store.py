@@ -375,6 +375,19 @@ def _lookup(column: pd.Series, read: Callable = str) -> Callable:  # number of a
     return lambda i: values[codes[i]]
 
 
+def _read_tables(store: "SkeletonStore") -> None:
+    "Read the tables, and lay out what single clips will ask for."
+    store.table = _read_table(store.path / "index.csv", INDEX, ("start", "n_frames"), store.facts["n_clips"])
+    store.segments = _read_table(store.path / "segments.csv", SEGMENTS, ("clip", "start", "end"), store.facts["n_segments"])
+    _check_tables(store.path, store.table, store.segments, store.facts)
+    store.offsets, present = np.append(store.table.start, store.facts["shape"][0]), store.table.present.cat
+    store.person_present = np.stack([_unbits(bits) for bits in present.categories])[present.codes]  # (n, M) bool
+    readers = {"observed": _unbits, "image_size": _size}
+    store._known = [_lookup(store.table[c], readers.get(c, str)) for c in ("label", "subject", "camera", "setup", *readers)]
+    store._names, store._segment_texts = store.table["name"].to_numpy(), store.segments[["start", "end", "label"]].to_numpy()
+    store._segment_bounds = np.searchsorted(store.segments["clip"], np.arange(len(store.table) + 1))
+
+
 def _clip(store: "SkeletonStore", i: int) -> Clip:
     "Clip i, its positions a view of the memory map."
     label, subject, camera, setup, observed, size = (of(i) for of in store._known)
@@ -392,16 +405,7 @@ class SkeletonStore(_Annotations):
         self.facts = facts = _facts(self.path)
         self.layout, self.fps, self.units, self.up = layout(facts["layout"]), facts["fps"], facts["units"], facts["up"]
         self.classes = tuple(facts["classes"])
-        self.table = _read_table(self.path / "index.csv", INDEX, ("start", "n_frames"), facts["n_clips"])
-        self.segments = _read_table(self.path / "segments.csv", SEGMENTS, ("clip", "start", "end"), facts["n_segments"])
-        _check_tables(self.path, self.table, self.segments, facts)
-        self.offsets = np.append(self.table.start, facts["shape"][0])
-        present = self.table.present.cat
-        self.person_present = np.stack([_unbits(bits) for bits in present.categories])[present.codes]  # (n, M) bool
-        self._names, self._segment_texts = self.table["name"].to_numpy(), self.segments[["start", "end", "label"]].to_numpy()
-        readers = {"observed": _unbits, "image_size": _size}
-        self._known = [_lookup(self.table[c], readers.get(c, str)) for c in ("label", "subject", "camera", "setup", *readers)]
-        self._segment_bounds = np.searchsorted(self.segments["clip"], np.arange(len(self.table) + 1))
+        _read_tables(self)
         self.frames = np.memmap(self.path / "frames.f32", "<f4", "r", shape=tuple(facts["shape"]))  # (sum of T, M, V, C)
         scored = SCORES in facts["sha256"]
         self.confidence = np.memmap(self.path / SCORES, "<f4", "r", shape=tuple(facts["shape"][:3])) if scored else None  # (sum of T, M, V)
