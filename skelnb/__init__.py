@@ -10,8 +10,7 @@ _PLACES = {
     "data.clip": ("Clip", "Segment"),
     "data.store": ("SkeletonStore",),
     "data.pose": ("read_pose",),
-    "data.prepare": ("prepare", "convert", "info"),
-    "data.doctor": ("diagnose",),
+    "interface.commands": ("prepare", "doctor", "convert", "info", "forge"),
     "topology": ("layout", "layouts"),
     "errors": ("SkelnbError",),
 }

@@ -93,7 +93,7 @@ def read_json(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise DataError("no such file", file=path, remedy="check the path") from e
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # of JSON, of UTF-8, of a number with thousands of digits; brackets in brackets without end
         place = f"line {e.lineno}" if isinstance(e, json.JSONDecodeError) else None
         raise DataError(f"is not valid JSON: {e}", file=path, place=place, remedy="the file is damaged or of another kind; make it again") from e
 

@@ -82,14 +82,14 @@ def test_damage_is_collected_mended_and_only_that_part_read_again(tmp_path):
     with pytest.raises(DataError, match="1 of 150"):
         build(source, tmp_path / "out", workers=1, progress=False, path=raw)
     again = {k for k, n in reads(raw).items() if n > 1}
-    assert {"007", "090"} <= again and len(again) <= 8, "more was read again than the two parts"
+    assert {"007", "090"} <= again and len(again) <= 32, "more was read again than the two parts"
     store = build(source, tmp_path / "out", workers=1, progress=False, path=raw, skip_damaged=True)
     assert len(store) == 149 and "090.txt" in store.facts["about"]["damaged"][0]
 
 
 def test_a_changed_file_and_another_preset_are_not_mixed_in(tmp_path):
     raw = tmp_path / "raw"
-    source = toy(raw, 20)
+    source = toy(raw, 40)
     (raw / "019.txt").write_text("no")
     for change in (None, lift):
         with pytest.raises(DataError):
@@ -98,7 +98,7 @@ def test_a_changed_file_and_another_preset_are_not_mixed_in(tmp_path):
     (raw / "004.txt").write_text("33")
     (raw / "019.txt").write_text("11")
     store = build(source, tmp_path / "out", change=lift, about={"preset": "lift"}, workers=1, progress=False)
-    assert len(store[4]) == 33 and (store[4].xyz[:, :2] == 34).all() and reads(raw)["004"] == 3 and reads(raw)["010"] == 2
+    assert len(store[4]) == 33 and (store[4].xyz[:, :2] == 34).all() and reads(raw)["004"] == 3 and reads(raw)["035"] == 2
 
 
 def test_killed_and_continued(tmp_path):
@@ -107,14 +107,14 @@ def test_killed_and_continued(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_prepare import *\n" \
            f"build(toy(Path({str(raw)!r}), wait=0.02), {str(tmp_path / 'out')!r}, workers=1, progress=False)"
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
-    while process.poll() is None and len(list((tmp_path / "out.unfinished").glob("*.json"))) < 10:
+    while process.poll() is None and len(list((tmp_path / "out.unfinished").glob("*.json"))) < 5:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "out").exists()
     done = reads(raw)
     store = build(toy(raw, wait=0.02), tmp_path / "out", workers=1, progress=False)
     twice = [k for k, n in reads(raw).items() if n > 1]
-    assert len(done) >= 18 and len(twice) <= 5 and store.checksum == build(toy(raw), tmp_path / "whole", workers=1, progress=False).checksum
+    assert len(done) >= 64 and len(twice) <= 17 and store.checksum == build(toy(raw), tmp_path / "whole", workers=1, progress=False).checksum
 
 
 def test_nothing_to_prepare_and_no_clip(tmp_path):

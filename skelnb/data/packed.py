@@ -200,8 +200,7 @@ def find_packed(
     if recognise_packed(npz) is None:
         raise DataError("is not a packed set", file=npz, remedy="a packed set is an .npz with the arrays " + ", ".join(ARRAYS))
     store = {"allow_empty_frames": empty == "keep"}
-    if npz.with_name("sequences.csv").exists():
-        table = read_sequences(npz)
+    if npz.with_name("sequences.csv").exists() and ((table := read_sequences(npz))["split"] != "").any():
         store["splits"] = {"split": partial(_split_of, dict(zip(table.seq_id, table["split"])))}
     return Source("packed", (str(npz),), partial(read_packed, empty=empty), store)
 

@@ -10,7 +10,6 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from itertools import repeat
 from pathlib import Path
 
 from .. import __version__
@@ -72,8 +71,8 @@ def _open_plan(work: Path, plan: dict) -> None:
 
 
 def _parts(source: Source, work: Path) -> list[tuple[Path, Sequence]]:
-    "The folders of all parts with their units: some 32 parts, and at most 256 units in one."
-    size = max(1, min(256, len(source) // 32))
+    "The folders of all parts with their units: some 32 parts, of 16 to 256 units each."
+    size = max(16, min(256, len(source) // 32))
     return [(work / f"{k:05d}", source.items[i : i + size]) for k, i in enumerate(range(0, len(source), size))]
 
 # %% ../../nbs/data/85_prepare.ipynb #d3351507
@@ -84,7 +83,7 @@ def _run(source: Source, parts: list, change, skip: bool, workers: int, progress
     bar = Progress(len(source), source.format, done, show=progress)
     keep = {k: source.store[k] for k in KEEP if k in source.store}
     jobs = [(folder, source.read, items, change, keep, skip) for folder, items in todo]
-    workers, damaged = min(workers or cores(), len(jobs)), {}
+    workers, damaged = min(workers or (cores() if len(jobs) > 7 else 1), len(jobs)), {}
     for number, found in _results(jobs, workers):
         damaged[number], done = found, done + len(jobs[number][2])
         count = sum(map(len, damaged.values()))
@@ -136,7 +135,7 @@ def build(
     change: Callable | None = None,  # preset: clip -> clip, importable
     about: dict | None = None,  # what to remember of how it was made: {"preset": ..., "options": ...}
     path=None,  # where the source was found, for errors and for `about`
-    workers: int = 0,  # processes; 0: one for each core
+    workers: int = 0,  # processes; 0: one for each core, unless there is little to read
     skip_damaged: bool = False,  # leave damaged units out; else they are an error, after all others are ready
     replace: bool = False,  # overwrite a store of this name
     progress: bool = True,  # show a bar

@@ -95,12 +95,12 @@ class Source:
 
     def clips(
         self,
-        workers: int = 1,  # processes; 0: one for each core
+        workers: int = 1,  # processes; 0: one for each core, unless there is little to read
         progress: bool = False,  # show a bar
         damaged: list | None = None,  # collects the `DataError`s of units that cannot be read; None: the first one is raised
     ) -> Iterator[Clip]:
         "Read everything, in order. Of a damaged unit, the clips before the damage still come."
-        workers, bar = min(workers or cores(), len(self)), Progress(len(self), self.format, show=progress)
+        workers, bar = min(workers or (cores() if len(self) > 63 else 1), len(self)), Progress(len(self), self.format, show=progress)
         if workers > 1:
             results = _in_processes(self.read, self.items, workers, damaged is not None)
         else:
