@@ -49,7 +49,7 @@ def file_order(
 
 # %% ../../nbs/data/51_bodies.ipynb #0b2d2e2e
 def energy(clip: Clip) -> np.ndarray:  # (M,)
-    "2s-AGCN's measure of each person: std(x) + std(y) + std(z) over the joints of all frames in which the sum of the coordinates is not zero."
+    "2s-AGCN's measure of each person: std(x) + std(y) + std(z) over the joints of all frames whose coordinates do not add up to zero."
     xyz = clip.xyz.astype(np.float64)
     there = xyz.sum((2, 3)) != 0
     return np.array([xyz[there[:, m], m].std((0, 1)).sum() if there[:, m].any() else 0.0 for m in range(xyz.shape[1])])
@@ -117,7 +117,7 @@ def _filled(times: dict[int, np.ndarray], T: int) -> tuple[np.ndarray, np.ndarra
 
 def denoise(
     clip: Clip,  # persons are bodies that were followed through time
-    closed_gaps: bool = True,  # move a body that was lost for a while together, as the npz files of CTR-GCN have it; False: leave it in its frames
+    closed_gaps: bool = True,  # close the gaps of a body that was lost for a while, as CTR-GCN's npz files have it; False: keep its frames
 ) -> Clip:  # (T', 2, V, C), the person with the most motion first; a single body stays alone; frames that show nobody are gone
     "At most two people, made of the bodies of a recording by CTR-GCN's rules."
     there = places(clip) >= 0

@@ -53,25 +53,28 @@ def archive(stem: str) -> str:
     return "nturgbd_skeletons_s001_to_s017.zip" if name.setup <= 17 else "nturgbd_skeletons_s018_to_s032.zip"
 
 # %% ../../nbs/data/52_ntu.ipynb #5e5cb168
-_ACTIONS = """drink water, eat meal/snack, brushing teeth, brushing hair, drop, pickup, throw, sitting down, standing up (from sitting position), clapping,
-reading, writing, tear up paper, wear jacket, take off jacket, wear a shoe, take off a shoe, wear on glasses, take off glasses, put on a hat/cap,
-take off a hat/cap, cheer up, hand waving, kicking something, put something inside pocket / take out something from pocket,
-hopping (one foot jumping), jump up, make a phone call/answer phone, playing with phone/tablet, typing on a keyboard,
-pointing to something with finger, taking a selfie, check time (from watch), rub two hands together, nod head/bow, shake head, wipe face, salute,
-put the palms together, cross hands in front (say stop), sneeze/cough, staggering, falling, touch head (headache),
-touch chest (stomachache/heart pain), touch back (backache), touch neck (neckache), nausea or vomiting condition,
-use a fan (with hand or paper)/feeling warm, punching/slapping other person, kicking other person, pushing other person, pat on back of other person,
-point finger at the other person, hugging other person, giving something to other person, touch other person's pocket, handshaking,
-walking towards each other, walking apart from each other, put on headphone, take off headphone, shoot at the basket, bounce ball, tennis bat swing,
-juggling table tennis balls, hush (quiet), flick hair, thumb up, thumb down, make ok sign, make victory sign, staple book, counting money, cutting nails,
-cutting paper (using scissors), snapping fingers, open bottle, sniff (smell), squat down, toss a coin, fold paper, ball up paper, play magic cube,
-apply cream on face, apply cream on hand back, put on bag, take off bag, put something into a bag, take something out of a bag, open a box,
-move heavy objects, shake fist, throw up cap/hat, hands up (both hands), cross arms, arm circles, arm swings, running on the spot,
-butt kicks (kick backward), cross toe touch, side kick, yawn, stretch oneself, blow nose, hit other person with something,
-wield knife towards other person, knock over other person (hit with body), grab other person's stuff, shoot at other person with a gun, step on foot,
-high-five, cheers and drink, carry something with other person, take a photo of other person, follow other person, whisper in other person's ear,
-exchange things with other person, support somebody with one's hand, finger-guessing game (playing rock-paper-scissors)"""
-ACTIONS = tuple(name.strip() for name in re.split(r",\s", _ACTIONS))  # by action number less 1: the class ids 0..119; the first 60 are NTU RGB+D 60's
+_ACTIONS = """drink water, eat meal/snack, brushing teeth, brushing hair, drop, pickup, throw, sitting down, standing up (from sitting
+position), clapping, reading, writing, tear up paper, wear jacket, take off jacket, wear a shoe, take off a shoe, wear
+on glasses, take off glasses, put on a hat/cap, take off a hat/cap, cheer up, hand waving, kicking something, put
+something inside pocket / take out something from pocket, hopping (one foot jumping), jump up, make a phone call/answer
+phone, playing with phone/tablet, typing on a keyboard, pointing to something with finger, taking a selfie, check time
+(from watch), rub two hands together, nod head/bow, shake head, wipe face, salute, put the palms together, cross hands
+in front (say stop), sneeze/cough, staggering, falling, touch head (headache), touch chest (stomachache/heart pain),
+touch back (backache), touch neck (neckache), nausea or vomiting condition, use a fan (with hand or paper)/feeling warm,
+punching/slapping other person, kicking other person, pushing other person, pat on back of other person, point finger at
+the other person, hugging other person, giving something to other person, touch other person's pocket, handshaking,
+walking towards each other, walking apart from each other, put on headphone, take off headphone, shoot at the basket,
+bounce ball, tennis bat swing, juggling table tennis balls, hush (quiet), flick hair, thumb up, thumb down, make ok
+sign, make victory sign, staple book, counting money, cutting nails, cutting paper (using scissors), snapping fingers,
+open bottle, sniff (smell), squat down, toss a coin, fold paper, ball up paper, play magic cube, apply cream on face,
+apply cream on hand back, put on bag, take off bag, put something into a bag, take something out of a bag, open a box,
+move heavy objects, shake fist, throw up cap/hat, hands up (both hands), cross arms, arm circles, arm swings, running on
+the spot, butt kicks (kick backward), cross toe touch, side kick, yawn, stretch oneself, blow nose, hit other person
+with something, wield knife towards other person, knock over other person (hit with body), grab other person's stuff,
+shoot at other person with a gun, step on foot, high-five, cheers and drink, carry something with other person, take a
+photo of other person, follow other person, whisper in other person's ear, exchange things with other person, support
+somebody with one's hand, finger-guessing game (playing rock-paper-scissors)"""
+ACTIONS = tuple(" ".join(name.split()) for name in re.split(r",\s", _ACTIONS))  # by class id: the action number less 1
 
 # %% ../../nbs/data/52_ntu.ipynb #e40da74f
 TRAIN_PERFORMERS = frozenset([1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38, 45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78,
@@ -224,11 +227,13 @@ def decimals(
     values = (whole * np.int64(10**8) + digits.view(np.int64)) / 1e8
     values = np.where(minus, -values, values)
     unusual = np.flatnonzero(~usual)
-    values[unusual] = [number(data[a:b]) for a, b in zip(begin[unusual].tolist(), end[unusual].tolist())]
+    texts = [data[a:b] for a, b in zip(begin[unusual].tolist(), end[unusual].tolist())]
+    values[unusual] = list(map(number if b"_" in b"".join(texts) else float, texts))
     return values
 
 # %% ../../nbs/data/52_ntu.ipynb #d4b4c617
-_WINDOW = 40  # bytes: three numbers of up to twelve characters and their blanks
+_BLOCK, _LINES = 2**17, 2000  # bytes, and lines, looked at in one sweep: few enough to stay in the processor's cache
+_WINDOW = 36  # bytes: an exponent (-7.629395E-05), a small number (-0.001234567), a depth (3.785547), and their blanks
 _LETTERS = frozenset(b"EeNnAaIiFfTtYy")  # what else numbers consist of: exponents, NaN, Infinity
 
 
@@ -240,35 +245,51 @@ class _Table(NamedTuple):
     fields: np.ndarray  # (L,) number of its fields
 
 
-def _lines(data: bytes) -> _Table | None:
-    "Where the lines of a text are; None where there is anything else than single blanks between fields."
-    text, crlf = np.frombuffer(data, np.uint8), data.endswith(b"\r\n")
-    if not data.endswith(b"\n"):
-        return None
-    mask = text == ord("\n")  # this array is used again: fetching new memory costs more than looking at it
-    feeds = np.flatnonzero(mask)
+def _block(data: bytes, a: int, b: int, scratch: np.ndarray) -> tuple | None:
+    "The table of the lines in data[a:b]; `scratch` is (2, b - a) booleans: fetching new memory costs more than working with it."
+    text, crlf, (mask, other) = np.frombuffer(data, np.uint8, b - a, a), data.endswith(b"\r\n"), scratch
+    feeds = np.flatnonzero(np.equal(text, ord("\n"), out=mask))
     start, stop = np.append(0, feeds[:-1] + 1), feeds - crlf
     np.equal(text, ord(" "), out=mask)
     fields = np.add.reduceat(mask.view(np.uint8), start, dtype=np.uint8) + np.uint8(1)  # correct up to 255
-    blanks = np.count_nonzero(mask)
-    double = any((mask[i : i + (len(mask) - i) // 2 * 2].view(np.uint16) == 0x0101).any() for i in (0, 1))
+    separators = np.count_nonzero(mask) + (1 + crlf) * len(feeds)
+    double = np.logical_and(mask[1:], mask[:-1], out=other[1:]).any()
     if double or (feeds - start).max() > 255 or crlf and (text[stop] != ord("\r")).any():
         return None
-    np.subtract(text, ord("+"), out=mask.view(np.uint8))
-    np.greater(mask.view(np.uint8), ord("9") - ord("+"), out=mask)  # neither digits nor + , - . /
-    others = np.count_nonzero(mask) - blanks - (1 + crlf) * len(feeds)
+    if np.count_nonzero(np.less(text, ord("+"), out=mask)) != separators:
+        return None
     letters = np.count_nonzero(np.greater(text, ord("9"), out=mask))
-    strange = letters > np.count_nonzero(np.equal(text, ord("E"), out=mask)) and not _LETTERS.issuperset(text[text > ord("9")].tolist())
-    return None if others != letters or strange else _Table(start, stop, fields)
+    strange = letters and not _LETTERS.issuperset(text[np.flatnonzero(mask)].tolist())
+    return None if strange else (start + a, stop + a, fields)
 
 
-def _three_ends(data: bytes, start: np.ndarray) -> np.ndarray | None:  # (3, n)
-    "Where the first three fields of the lines that begin at `start` end; None where that is further on than they can be."
+def _lines(data: bytes) -> _Table | None:
+    "Where the lines of a text are; None where there is anything else than single blanks between fields."
+    blocks, a, scratch = [], 0, np.empty((2, min(_BLOCK, len(data))), bool)
+    while a < len(data):
+        b = data.rfind(b"\n", a, a + _BLOCK) + 1
+        block = _block(data, a, b, scratch[:, : b - a]) if b > a else None
+        if block is None:
+            return None
+        blocks.append(block)
+        a = b
+    return _Table(*map(np.concatenate, zip(*blocks))) if blocks else None
+
+# %% ../../nbs/data/52_ntu.ipynb #67eba0ea
+def _positions(
+    data: bytes,  # a text that goes on for at least 36 bytes after the first byte of the last line
+    start: np.ndarray,  # (n,) where lines begin
+) -> np.ndarray | None:  # (n, 3) their first three numbers; None where they are longer than numbers with seven digits can be
+    "x, y, z of joints. What is not a number is a `ValueError`."
     window = np.ndarray(len(data) - _WINDOW + 1, f"V{_WINDOW}", data, strides=(1,))[start].view(np.uint8)
     blank, row = window == ord(" "), _WINDOW * np.arange(len(start))
-    counts = np.add.reduceat(blank.view(np.uint8), row, dtype=np.uint8) if len(row) else np.zeros(0, np.uint8)
+    counts = np.add.reduceat(blank.view(np.uint8), row, dtype=np.uint8)
+    if (counts < 3).any():
+        return None
     first = np.cumsum(counts, dtype=np.int64) - counts
-    return None if (counts < 3).any() else np.flatnonzero(blank)[first + np.arange(3)[:, None]] + (start - row)
+    end = np.flatnonzero(blank)[first + np.arange(3)[:, None]] + (start - row)
+    begin = np.stack([start, end[0] + 1, end[1] + 1])
+    return decimals(data, begin.ravel(), end.ravel()).reshape(3, -1).T
 
 # %% ../../nbs/data/52_ntu.ipynb #297b3acd
 def _structure(data: bytes, table: _Table) -> tuple[np.ndarray, np.ndarray] | None:
@@ -279,7 +300,7 @@ def _structure(data: bytes, table: _Table) -> tuple[np.ndarray, np.ndarray] | No
     if block.size and block[-1, -1] >= len(fields):
         return None
     frames = np.flatnonzero(_outside(block, len(fields)))
-    counts = np.diff(np.searchsorted(heads, frames[1:]), append=len(heads))
+    counts = (np.diff(frames[1:], append=len(fields)) - 1) // (2 + JOINTS)
     joints, frame = stop[heads + 1], stop[frames[1:]]  # where the numbers of joints and of bodies end
     said = text[frame - 1] - np.uint8(ord("0"))
     sound = (
@@ -308,21 +329,22 @@ def parse_fast(data: bytes) -> Bodies | None:
     (counts, heads), text = structure, np.frombuffer(data, np.uint8)
     line = (heads[:, None] + 2 + np.arange(JOINTS)).ravel()  # of each joint
     start, last = table.start[line], table.stop[line]
-    padded = data if len(data) - start.max(initial=0) >= _WINDOW else data + bytes(_WINDOW)
-    end = _three_ends(padded, start)
-    if end is None:
-        return None
-    begin = np.stack([start, end[0] + 1, end[1] + 1])
     states = text[last - 1] - np.uint8(ord("0"))
     ids = [data[a : data.index(b" ", a)] for a in table.start[heads].tolist()]
     if (text[last - 2] != ord(" ")).any() or (states > 2).any() or not all(map(bytes.isdigit, ids)):
         return None
+    padded = data if len(start) and len(data) - start[-1] >= _WINDOW else data + bytes(_WINDOW)
+    xyz = np.empty((len(line), 3), np.float32)
     try:
-        values = np.stack([decimals(padded, a, b) for a, b in zip(begin, end)], axis=-1)
+        for i in range(0, len(line), _LINES):
+            some = _positions(padded, start[i : i + _LINES])
+            if some is None:
+                return None
+            with np.errstate(over="ignore"):
+                xyz[i : i + _LINES] = some
     except ValueError:
         return None
-    with np.errstate(over="ignore"):
-        return Bodies(counts, ids, values.astype(np.float32).reshape(-1, JOINTS, 3), states.reshape(-1, JOINTS))
+    return Bodies(counts, ids, xyz.reshape(-1, JOINTS, 3), states.reshape(-1, JOINTS))
 
 # %% ../../nbs/data/52_ntu.ipynb #1113d4d1
 @dataclass(eq=False, repr=False)
@@ -385,9 +407,10 @@ def write_skeleton(
     file,  # the name to write; S001C001P001R001A001.skeleton carries label, performer, camera and setup
     clip: Clip,  # kinect_v2, metres; a NaN joint is written as NaN
 ) -> Path:
-    "Write a clip as a `.skeleton` file, atomically. Lost: all but seven digits of a coordinate, and what neither the file nor its name has room for."
+    "Write a clip as a `.skeleton` file, atomically. Lost: all but seven digits of a coordinate, and what file and name have no room for."
     if clip.layout != "kinect_v2" or clip.units != "m" or clip.xyz.shape[3] != 3:
-        raise ParameterError(f"a {clip.layout} clip in {clip.units} does not fit this format", file=file, remedy='convert it: clip.to("kinect_v2")')
+        what = f"a {clip.layout} clip in {clip.units} does not fit this format"
+        raise ParameterError(what, file=file, remedy='convert it: clip.to("kinect_v2")')
     slots, ids = places(clip), getattr(clip, "body_ids", None) or [str(FIRST_ID + m) for m in range(clip.xyz.shape[1])]
     states = getattr(clip, "tracking", None)
     lines = [str(len(clip))]
@@ -396,7 +419,8 @@ def write_skeleton(
         lines.append(str(len(bodies)))
         for m in bodies:
             lines += [f"{ids[m]} 0 0 0 0 0 0 0 0 2", str(JOINTS)]
-            lines += [f"{' '.join(map(_figure, p))} 0 0 0 0 0 0 0 0 {2 if states is None else states[t, m, v]}" for v, p in enumerate(clip.xyz[t, m])]
+            state = [2] * JOINTS if states is None else states[t, m]
+            lines += [f"{' '.join(map(_figure, p))} 0 0 0 0 0 0 0 0 {s}" for p, s in zip(clip.xyz[t, m], state)]
     with atomic_file(file) as part:
         part.write_bytes("".join(line + "\r\n" for line in lines).encode("ascii"))
     return Path(file)
@@ -410,7 +434,8 @@ def _with_troubles(people: np.ndarray, number: int, rng) -> NtuRecording:
     "(T, M, 25, 3) people as the sensor might have seen them; the `number` of the file decides on the troubles."
     T, M = people.shape[:2]
     sofa = (people[:1, 0] - people[0, 0, 0]) * (3.5, 0.5, 1) + people[0, 0, 0] + (1.2, -0.4, 0.6) + rng.normal(0, 0.01, (T, JOINTS, 3))
-    xyz = np.concatenate([people, people[:, :1], sofa[:, None], sofa[:, None] + 0.5], 1).astype(np.float32)  # also: again under a new id, sofa, flicker
+    bodies = [people, people[:, :1], sofa[:, None], sofa[:, None] + 0.5]  # people, the first again under a new id, sofa, flicker
+    xyz = np.concatenate(bodies, 1).astype(np.float32)
     seen, again = np.zeros((T, M + 3), bool), np.arange(T) >= T // 2
     seen[:, :M] = True
     if number % 4 == 1:
@@ -431,7 +456,8 @@ def _with_troubles(people: np.ndarray, number: int, rng) -> NtuRecording:
 def _forge_take(folder: Path, name: Name, number: int, frames, seed: int) -> None:
     "One file; the cameras of a take see the same motion from three sides."
     who, persons = [seed, *name[:1], *name[2:]], 1 + (name.action in _TWO)
-    take = synthesize(1, actions=[_FORGED[name.action]], frames=frames, persons=persons, seed=int(np.random.default_rng(who).integers(2**31)))[0]
+    seed = int(np.random.default_rng(who).integers(2**31))
+    take = synthesize(1, actions=[_FORGED[name.action]], frames=frames, persons=persons, seed=seed)[0]
     turn = np.deg2rad((name.camera - 2) * 45)
     centre = np.float32([0, 0, 3])
     R = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]], np.float32)
@@ -490,14 +516,16 @@ def _named(path: Path) -> tuple[dict[str, str], list[str]]:
     try:
         found = [(path.name, str(path))] if path.is_file() else list(_found(path))
     except OSError as e:
-        raise DataError(f"cannot be read: {e.strerror or e}", file=e.filename or path, remedy="check the path, the disk and your rights") from e
+        what = f"cannot be read: {e.strerror or e}"
+        raise DataError(what, file=e.filename or path, remedy="check the path, the disk and your rights") from e
     for name, where in sorted(found):
         stem, _, suffix = name.rpartition(".")
         if suffix == "skeleton" and Name.of(stem) is None:
             others.append(name)
         elif suffix == "skeleton":
             if stem in named:
-                raise DataError(f"the recording {stem} is there twice", file=where, place=f"the other is {named[stem]}", remedy="name one of the folders")
+                place = f"the other is {named[stem]}"
+                raise DataError(f"the recording {stem} is there twice", file=where, place=place, remedy="name one of the folders")
             named[stem] = where
     return named, others
 
@@ -514,22 +542,23 @@ def read_bodies(
     if bodies == "slots":
         return file_order(clip, persons)
     if not clip.present.any():
-        listed = clip.name in missing_skeletons()
-        remedy = 'leave it out (missing="drop")' if listed else f'unpack {archive(clip.name)} again, or keep empty recordings with bodies="slots"'
-        raise DataError("nobody is there in any frame" + listed * ": it is on the authors' list of missing skeletons", file=file, remedy=remedy)
+        what, remedy = "nobody is there in any frame", f'unpack {archive(clip.name)} again, or keep empty recordings with bodies="slots"'
+        if clip.name in missing_skeletons():
+            what, remedy = what + ": it is on the authors' list of missing skeletons", 'leave it out (missing="drop")'
+        raise DataError(what, file=file, remedy=remedy)
     return denoise(clip)
 
 
 def find_ntu(
     path,  # a folder of .skeleton files, one that holds such folders, or one file
-    bodies: str = "denoised",  # "denoised": two people by CTR-GCN's rules; "slots": the places of the file; "tracks": every body the sensor found
+    bodies: str = "denoised",  # "denoised": two people by CTR-GCN's rules; "slots": places of the file; "tracks": every body
     missing: str = "drop",  # recordings on the authors' list of missing skeletons: "drop" or "keep"
     dataset: str | None = None,  # "ntu60": setups 1 to 17 only, even if there are others; "ntu120"; None: whichever it is
     persons: int = 2,  # of bodies="slots": how many places
 ) -> Source:
     "The recordings of NTU RGB+D 60 or 120, by name. Splits: xsub and xview, or xsub and xset. Nothing to read is a `DataError`."
-    choices = (("bodies", bodies, ("denoised", "slots", "tracks")), ("missing", missing, ("drop", "keep")), ("dataset", dataset, ("ntu60", "ntu120", None)))
-    for key, value, known in choices:
+    kinds = ("bodies", bodies, ("denoised", "slots", "tracks"))
+    for key, value, known in (kinds, ("missing", missing, ("drop", "keep")), ("dataset", dataset, ("ntu60", "ntu120", None))):
         if value not in known:
             raise ParameterError(f"{key} = {value!r} is unknown", remedy="use " + ", ".join(map(repr, known)))
     named, others = _named(Path(path))
@@ -544,7 +573,8 @@ def find_ntu(
         notes += [f"left out: {len(gone)} recordings {reason}"] if gone else []
     notes += [f"left out: {len(others)} files whose names are not like S001C001P001R001A001, {others[0]} for one"] if others else []
     if not named:
-        raise DataError("there is no recording of NTU RGB+D", file=path, remedy="name the folder that holds files like S001C001P001R001A001.skeleton")
+        remedy = "name the folder that holds files like S001C001P001R001A001.skeleton"
+        raise DataError("there is no recording of NTU RGB+D", file=path, remedy=remedy)
     if missing == "drop" and len(named) != GOLDEN[dataset]["clips"]:
         notes.append(f"{len(named):,} of the {GOLDEN[dataset]['clips']:,} recordings of {dataset} are here")
     store = {"splits": SPLITS[dataset], "classes": ACTIONS[: 60 if dataset == "ntu60" else 120], "allow_empty_frames": bodies != "denoised"}

@@ -1,4 +1,4 @@
-"""Parsing NTU RGB+D .skeleton files on one core: this library against the line-by-line reader that the field copies.
+"""Parsing NTU RGB+D .skeleton files on one core: this library against the two line-by-line readers that the field copies.
 
     python tests/bench/bench_ntu.py [frames in the file]
 
@@ -20,8 +20,6 @@ from skelnb.data.ntu import FIRST_ID, parse_exactly, read_skeleton
 from skelnb.data.synthetic import synthesize
 
 REPEATS = 30
-BODY = "bodyID clipedEdges handLeftConfidence handLeftState handRightConfidence handRightState isRestricted leanX leanY trackingState".split()
-JOINT = "x y z depthX depthY colorX colorY orientationW orientationX orientationY orientationZ trackingState".split()
 
 
 def realistic(file, frames, persons=1):
@@ -41,24 +39,49 @@ def realistic(file, frames, persons=1):
     return file
 
 
-def line_by_line(file):
-    "The common way: every value of every line becomes a float in a dictionary, then the positions are copied out."
+def into_dictionaries(file):
+    "As the readers of ST-GCN, 2s-AGCN and AimCLR do: every value becomes a float in a dictionary; then the positions are copied."
+    sequence = {"frames": []}
     with open(file) as f:
-        sequence = []
-        for _ in range(int(f.readline())):
-            bodies = []
-            for _ in range(int(f.readline())):
-                body = {key: float(value) for key, value in zip(BODY, f.readline().split())}
-                joints = int(f.readline())
-                body["joints"] = [{key: float(value) for key, value in zip(JOINT, f.readline().split())} for _ in range(joints)]
-                bodies.append(body)
-            sequence.append(bodies)
-    data = np.zeros((len(sequence), max(map(len, sequence)), 25, 3), np.float32)
-    for t, bodies in enumerate(sequence):
-        for m, body in enumerate(bodies):
+        sequence["count"] = int(f.readline())
+        for _ in range(sequence["count"]):
+            frame = {"bodies": [], "count": int(f.readline())}
+            for _ in range(frame["count"]):
+                keys = ["id", "edges", "left", "left_state", "right", "right_state", "restricted", "lean_x", "lean_y", "state"]
+                body = {key: float(value) for key, value in zip(keys, f.readline().split())}
+                body["count"] = int(f.readline())
+                body["joints"] = []
+                for _ in range(body["count"]):
+                    keys = ["x", "y", "z", "depth_x", "depth_y", "color_x", "color_y", "w", "i", "j", "k", "state"]
+                    joint = {key: float(value) for key, value in zip(keys, f.readline().split())}
+                    body["joints"].append(joint)
+                frame["bodies"].append(body)
+            sequence["frames"].append(frame)
+    data = np.zeros((sequence["count"], 4, 25, 3))
+    for t, frame in enumerate(sequence["frames"]):
+        for m, body in enumerate(frame["bodies"]):
             for v, joint in enumerate(body["joints"]):
-                data[t, m, v] = joint["x"], joint["y"], joint["z"]
+                if m < 4 and v < 25:
+                    data[t, m, v, :] = [joint["x"], joint["y"], joint["z"]]
     return data
+
+
+def into_arrays(file):
+    "As the reader of CTR-GCN does: positions and pixels of every line become two small arrays; bodies are stacked as they grow."
+    with open(file) as f:
+        lines = f.readlines()
+    bodies, at = {}, 1
+    for _ in range(int(lines[0])):
+        count, at = int(lines[at]), at + 1
+        for _ in range(count):
+            name, joints, at = lines[at].split()[0], int(lines[at + 1]), at + 2
+            xyz, pixels = np.zeros((joints, 3), np.float32), np.zeros((joints, 2), np.float32)
+            for v in range(joints):
+                values = lines[at + v].split()
+                xyz[v], pixels[v] = np.array(values[:3], dtype=np.float32), np.array(values[5:7], dtype=np.float32)
+            at += joints
+            bodies[name] = np.vstack([bodies[name], xyz]) if name in bodies else xyz
+    return np.stack([body.reshape(-1, 25, 3) for body in bodies.values()], 1)
 
 
 def timed(read):
@@ -69,15 +92,22 @@ def timed(read):
 
 def compare(file, frames, persons):
     data = realistic(file, frames, persons).read_bytes()
-    assert np.array_equal(read_skeleton(file).xyz, line_by_line(file))
-    ways = {"line by line": lambda: line_by_line(file), "our exact parser": lambda: parse_exactly(data, file), "read_skeleton": lambda: read_skeleton(file)}
+    xyz = read_skeleton(file).xyz
+    assert np.array_equal(xyz, into_dictionaries(file)[:, :persons].astype(np.float32)) and np.array_equal(xyz, into_arrays(file))
+    ways = {
+        "into dictionaries": lambda: into_dictionaries(file),
+        "into arrays": lambda: into_arrays(file),
+        "our exact parser": lambda: parse_exactly(data, file),
+        "read_skeleton": lambda: read_skeleton(file),
+    }
     times = {name: [] for name in ways}
     for _ in range(REPEATS):  # taken in turns, so that a busy machine slows all of them
         for name, way in ways.items():
             times[name] += [timed(way) for _ in range(5 if name == "read_skeleton" else 1)]
     best = {name: 1e3 * min(t) for name, t in times.items()}
     said = ", ".join(f"{name} {ms:.2f} ms" for name, ms in best.items())
-    print(f"{frames} frames, {persons} bodies, {len(data) / 1e3:.0f} kB: {said}: {best['line by line'] / best['read_skeleton']:.1f} times as fast")
+    dictionaries, arrays = (best[f"into {name}"] / best["read_skeleton"] for name in ("dictionaries", "arrays"))
+    print(f"{frames} frames, {persons} bodies, {len(data) / 1e3:.0f} kB: {said}: {dictionaries:.1f} and {arrays:.1f} times as fast")
 
 
 def main(frames):
