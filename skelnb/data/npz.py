@@ -71,7 +71,7 @@ def class_names(
 AGAIN = "the file is cut off or damaged; fetch it again, or make it again"
 MOST_FRAMES, MOST_CLASSES = 20_000, 10_000  # of a row; more is no recording
 FAULTS = (OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, IndexError, OverflowError, MemoryError, NotImplementedError,
-           RuntimeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)  # what zipfile, zlib and NumPy raise at damaged bytes
+           RuntimeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error)  # what zipfile and NumPy raise at damaged bytes
 
 
 @contextmanager
@@ -163,15 +163,17 @@ def rows_to_clip(
     row: np.ndarray,  # (T, M, V, 3) positions, zeros after the last valid frame
     file,  # named in errors
     empty: str = "error",  # a row that shows nobody: "error" or "drop"
+    trim: bool = True,  # cut after the last frame that shows somebody
     **known,  # fields of the clip: name, label, ...
 ) -> Clip | None:
-    "A clip of 30 frames per second in Kinect v2 order, metres, without the zeros at its end; None for a row that shows nobody and is to be dropped."
+    "A clip of 30 frames per second in Kinect v2 order, metres; None for a row that shows nobody and is to be dropped."
     shown = np.flatnonzero(row.any(axis=(1, 2, 3)))
     if not len(shown):
         if empty == "drop":
             return None
-        raise DataError("shows nobody: all of it is zero", file=file, place=f"clip {known['name']!r}", remedy='pass empty="drop" to leave such rows out')
-    xyz = np.array(row[: shown[-1] + 1], np.float32, order="C")
+        raise DataError("shows nobody: all of it is zero", file=file, place=f"clip {known['name']!r}",
+                        remedy='pass empty="drop" to leave such rows out')
+    xyz = np.array(row[: shown[-1] + 1 if trim else None], np.float32, order="C")
     return Clip(xyz, 30, "kinect_v2", **known).check(file, allow_empty_frames=True)
 
 
@@ -209,7 +211,8 @@ def _pair(file: Path, archive: zipfile.ZipFile, part: str) -> tuple[_Array, np.n
     with readable(file, part):
         x, y = _array(file, archive, f"x_{part}", 3), _array(file, archive, f"y_{part}", 2)
     if x.shape[2] != 150 or x.shape[1] > MOST_FRAMES or x.dtype.kind != "f":
-        raise DataError(f"is {x.dtype} {x.shape}", file=file, place=x.member, remedy="rows hold 2 bodies x 25 joints x 3 = 150 numbers for each frame")
+        raise DataError(f"is {x.dtype} {x.shape}", file=file, place=x.member,
+                        remedy="rows hold 2 bodies x 25 joints x 3 = 150 numbers for each frame")
     labels = _labels(file, y)
     if len(labels) != x.shape[0]:
         raise DataError(f"x_{part} has {x.shape[0]} rows, y_{part} {len(labels)}", file=file, place=part, remedy=AGAIN)
@@ -255,7 +258,8 @@ def find_npz(
     with readable(file), zipfile.ZipFile(file) as archive:
         pairs = {part: pair for part in ("train", "test") if (pair := _pair(file, archive, part)) is not None}
     if not pairs or not sum(len(labels) for _, labels, _ in pairs.values()):
-        raise DataError("holds no clips: there are no arrays x_train, y_train, x_test, y_test with rows", file=file, remedy="check which file this is")
+        raise DataError("holds no clips: there are no arrays x_train, y_train, x_test, y_test with rows", file=file,
+                        remedy="check which file this is")
     name, widths = dialect(file), {width for _, _, width in pairs.values()}
     if widths != {expected := CLASSES.get(name.dataset, max(widths))}:
         what = f"has labels of {' and '.join(map(str, sorted(widths)))} classes; {expected} expected"
@@ -321,8 +325,9 @@ class GrowingArray:
         self._header()
 
     def _header(self):
+        header = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.n, *self.row)}
         self.file.seek(0)
-        npy.write_array_header_1_0(self.file, {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.n, *self.row)})
+        npy.write_array_header_1_0(self.file, header)
 
     def append(self, row: np.ndarray) -> None:
         row = np.ascontiguousarray(row, self.dtype)
@@ -385,7 +390,8 @@ def fitted(
     place = f"clip {clip.name!r}"
     if clip.layout != "kinect_v2" or C != 3 or clip.units != "m" or clip.up != "y" or M > 2:
         what = f"has {M} persons in layout {clip.layout}, {C} coordinates in {clip.units}, {clip.up} up"
-        raise DataError(what, file=file, place=place, remedy='a row holds two persons in Kinect v2 order, metres, y up: clip.to("kinect_v2").oriented("y")')
+        raise DataError(what, file=file, place=place,
+                        remedy='a row holds two persons in Kinect v2 order, metres, y up: clip.to("kinect_v2").oriented("y")')
     if T > frames and not truncate:
         raise DataError(f"has {T} frames, a row {frames}", file=file, place=place, remedy="pass truncate=True to cut what is too long")
     row = np.zeros((frames, 2, 25, 3), np.float32)
@@ -419,8 +425,8 @@ def write_npz(
 ) -> Path:  # the file
     """Write clips as they are (centring is a preset's task), all or nothing. For a while it takes twice the space on the disk.
 
-    Positions come back bit by bit, and so do labels and the split. Lost are names, subjects, cameras, setups, frame rate, segments, confidences,
-    which joints were observed, and empty frames at the end of a clip."""
+    Positions come back bit by bit, and so do labels and the split. Lost are names, subjects, cameras, setups, frame rate, segments,
+    confidences, which joints were observed, and empty frames at the end of a clip."""
     path = Path(path)
     if path.exists() and not replace:
         raise DiskError("exists already", file=path, remedy="choose another name, or pass replace=True to overwrite it")
