@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import DataError, DiskError
@@ -46,7 +46,8 @@ def atomic_file(
     except OSError as e:
         raise _disk_error(e, path) from e
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or where it should be is no folder
+            part.unlink()
 
 # %% ../nbs/02_files.ipynb #0852094d
 @contextmanager

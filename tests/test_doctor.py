@@ -381,7 +381,7 @@ def test_the_list_of_the_other_phase_of_pku(tmp_path):
     shutil.copy(forge_pku(tmp_path / "two", 2) / "cross_subject_v2.txt", forge_pku(tmp_path / "one") / "Split" / "cross-subject.txt")
     with pytest.raises(DataError, match="phase"):
         find_pku(tmp_path / "one")
-    case = doctor._found(tmp_path / "one", SimpleNamespace(name="pku1", what="PKU-MMD", golden={}, find=lambda path, **_: find_pku(path)), {})
+    case = doctor._found(tmp_path / "one", SimpleNamespace(name="pku1", what="PKU-MMD", find=lambda path, **_: find_pku(path)), {})
     assert case.refused is not None and case.source is None
 
 

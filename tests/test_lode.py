@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers import run_ranks, same_weights
 
+from skelnb.data.presets import PRESETS
 from skelnb.errors import CheckpointError, DataError, ParameterError
 from skelnb.files import write_json
 from skelnb.methods.lode import Lode, LodePreset, choose_persons, draw_masks, frame_target, standardise
@@ -190,6 +191,10 @@ def test_terms_of_the_ablations():
         total = sum(getattr(method.preset, f"w_{k}") * out[k] for k in terms)
         torch.testing.assert_close(out["loss"], total), name
     assert count(make(frame=False, motion=False, sequence=False)) == count(make().encoder)
+
+
+def test_the_preset_names_its_preprocessing():
+    assert PRESETS[LodePreset.named("paper").data].name == "lode" and "data" not in LodePreset().to_dict()
 
 
 def test_presets_that_cannot_work_are_refused():

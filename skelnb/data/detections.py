@@ -400,9 +400,9 @@ def actors(
 
 
 def picture(
-    clip: Clip,  # metres, y up, z away from the camera
+    clip: Clip,  # metres, as a Kinect sees it: x to the camera's left, y up, z away from it
     image_size: tuple[int, int] = (1280, 720),  # pixels
 ) -> np.ndarray:  # (T, M, V, 2) pixels, y down
     "What a pinhole camera one metre above the floor sees."
     (width, height), (x, y, z) = image_size, np.moveaxis(clip.xyz.astype(np.float64), -1, 0)
-    return np.stack([width / 2 + 0.6 * width * x / z, height / 2 - 0.6 * width * (y - 1) / z], -1)
+    return np.stack([width / 2 - 0.6 * width * x / z, height / 2 - 0.6 * width * (y - 1) / z], -1)

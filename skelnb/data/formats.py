@@ -9,7 +9,7 @@ __all__ = ['FORMATS', 'Format', 'formats', 'format_named', 'recognise']
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -37,7 +37,9 @@ class Format:
         names = self.options
         if "..." not in names and (wrong := [option for option in options if option not in names]):
             raise ParameterError(f"the reader of {self.name} has no option {wrong[0]!r}", remedy=_did_you_mean(wrong[0], names))
-        return self._get("find")(Path(path), **self.fixed | options)
+        source = self._get("find")(Path(path), **self.fixed | options)
+        golden = getattr(import_module(f"skelnb.data.{self.module}"), "GOLDEN", {}).get(self.name, {})
+        return source if source.golden else replace(source, golden=golden)
 
     @property
     def options(self) -> list[str]:
@@ -57,11 +59,6 @@ class Format:
     def write(self) -> Callable | None:
         "write(path, store, ...) -> path; None where the format is only read."
         return self._get("write")
-
-    @property
-    def golden(self) -> dict:
-        "Counts of the complete data set, where it is one."
-        return getattr(import_module(f"skelnb.data.{self.module}"), "GOLDEN", {}).get(self.name, {})
 
 
 def _did_you_mean(name: str, known) -> str:

@@ -432,7 +432,7 @@ def forge_mediapipe(
     clip, rng = actors("mediapipe33", frames, persons, seed), np.random.default_rng(seed)
     seen = picture(clip, image_size) / image_size
     hips = clip.xyz[:, :, 23:25].mean(2, keepdims=True)
-    world = (clip.xyz - hips) * (1, -1, 1)  # y down, z away from the camera
+    world = (clip.xyz - hips) * (-1, -1, 1)  # x to the right of the picture, y down, z away from the camera
     image = np.concatenate([seen, (clip.xyz - hips)[..., 2:] / 3], -1)
     sure = rng.uniform(0.5, 1, seen.shape[:3]).round(4)
 

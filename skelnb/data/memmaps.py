@@ -272,7 +272,8 @@ def _source(kind: str, key: str, path: Path, empty: str, trim: bool, notes: Call
     up, said_up = _up(parts) if key == "data_joint" else ("y", [])
     store = {"splits": _rules(folders), "classes": class_names(n), "persons": 2, "allow_empty_frames": True}
     read = partial(_read, classes=store["classes"], empty=empty, trim=trim, up=up)
-    return Source(kind, blocks, read, store, (*notes(parts[0]), *found, *said_up, *_missing(folders, dataset)))
+    golden = {column: ntu.GOLDEN[dataset][column] for column in folders if column in ntu.GOLDEN.get(dataset, {})}
+    return Source(kind, blocks, read, store, (*notes(parts[0]), *found, *said_up, *_missing(folders, dataset)), golden)
 
 
 def _missing(folders: dict[str, list[_Part]], dataset: str | None) -> Iterator[str]:

@@ -332,7 +332,7 @@ def find_mstcn(
     splits, said = _splits(path, {take.name for take in takes})
     store = {"splits": splits, "classes": tuple(classes), "allow_empty_frames": empty == "keep"}
     read = partial(_read_take, names=tuple(names), renamed=renamed, facts=facts, empty=empty)
-    return Source("mstcn", tuple(takes), read, store, tuple(notes + said))
+    return Source("mstcn", tuple(takes), read, store, tuple(notes + said), GOLDEN.get(path.name, {}))
 
 # %% ../../nbs/data/58_mstcn.ipynb #bdae0365
 def read_mstcn(

@@ -219,11 +219,18 @@ def _pair(file: Path, archive: zipfile.ZipFile, part: str) -> tuple[_Array, np.n
     return x, labels, y.shape[1]
 
 
+def _golden(name: Dialect) -> dict:
+    "Counts of the complete data set, by split column."
+    phase, column = pku.GOLDEN.get((name.dataset or "").replace("pkuv", "pku"), {}), name.column
+    published = phase.get(f"{column}_instances") or ntu.GOLDEN.get(name.dataset, {}).get(column)
+    return {column: published} if published else {}
+
+
 def _notes(name: Dialect, pairs: dict) -> list[str]:
     "What a reader of the data should know about this file."
     counts, notes = {part: len(labels) for part, (_, labels, _) in pairs.items()}, list(name.notes)
     notes += [f"there is no {part} part" for part in ("train", "test") if part not in pairs]
-    published = ntu.GOLDEN.get(name.dataset, {}).get(name.column)
+    published = _golden(name).get(name.column)
     if published and counts != published:
         said = [" + ".join(f"{n} {part}" for part, n in c.items()) for c in (counts, published)]
         notes.append(f"holds {said[0]} clips; the published {name.dataset} {name.column} has {said[1]}")
@@ -266,7 +273,7 @@ def find_npz(
         raise DataError(what, file=file, place="y_train, y_test", remedy="the name says another data set than the labels; rename the file")
     classes = class_names(expected)
     store = {"splits": {name.column: part_of}, "classes": classes, "persons": 2, "allow_empty_frames": True}
-    return Source("npz", _units(pairs), partial(_read, file=file, classes=classes, empty=empty), store, tuple(_notes(name, pairs)))
+    return Source("npz", _units(pairs), partial(_read, file=file, classes=classes, empty=empty), store, tuple(_notes(name, pairs)), _golden(name))
 
 # %% ../../nbs/data/53_npz.ipynb #e08e7ddf
 def _holds_rows(file: Path) -> bool:

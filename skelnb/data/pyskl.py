@@ -237,7 +237,9 @@ def find_pyskl(
         raise DataError(f"has labels beyond the {len(classes)} classes in {file.stem}.json", file=file, remedy="remove or mend that file")
     store = {"classes": tuple(classes), "splits": {c: partial(_part, parts) for c, parts in columns.items()},
              "persons": max(row.keypoint.shape[0] for row in rows), "allow_empty_frames": empty == "keep"}
-    return Source("pyskl", tuple(row._replace(label=classes[row.label]) for row in rows), partial(_clip, kind, empty), store, tuple(notes))
+    golden = GOLDEN[f"ntu{len(classes)}"] if classes in (ntu.ACTIONS[:60], ntu.ACTIONS) and all(ntu.Name.of(row.name) for row in rows) else {}
+    items = tuple(row._replace(label=classes[row.label]) for row in rows)
+    return Source("pyskl", items, partial(_clip, kind, empty), store, tuple(notes), golden)
 
 
 def read_pyskl(file, *, workers: int = 1, progress: bool = False, **options) -> Iterator[Clip]:
@@ -381,7 +383,7 @@ def seen(
     "A clip as a detector would find it in the image of `CAMERA`."
     width, height, focal, above = CAMERA
     x, y, z = np.moveaxis(clip.to(layout).xyz, -1, 0)
-    xy = np.stack([width / 2 + focal * x / z, height / 2 - focal * (y - above) / z], axis=-1)
+    xy = np.stack([width / 2 - focal * x / z, height / 2 - focal * (y - above) / z], axis=-1)
     score = rng.uniform(0.5, 1, xy.shape[:-1])
     return replace(clip, xyz=xy, layout=layout, units="px", up="-y", image_size=(width, height), confidence=score)
 

@@ -86,6 +86,7 @@ class Source:
     read: Callable  # item -> Clip, several Clips, or None; importable, since other processes call it
     store: dict = field(default_factory=dict)  # arguments of SkeletonStore.write: splits, classes, persons, allow_empty_frames, allow_overlap
     notes: tuple[str, ...] = ()  # what was left out and why, one line each
+    golden: dict = field(default_factory=dict)  # counts of the complete data set, where they are known: {"clips": 72, "xsub": {"train": 40091, ...}}
 
     def __len__(self):
         return len(self.items)

@@ -66,7 +66,8 @@ def info(
         "what": " ".join(filter(None, [about.get("format"), about.get("preset") and f"preset {about['preset']}"])) or "made by hand",
         "clips": f"{len(store):,} of {lengths.min():,} to {lengths.max():,} frames (median {np.median(lengths):,.0f})",
         "frames": f"{frames:,} at {store.fps:g} per second: {frames / store.fps / 3600:.2f} hours",
-        "array": f"{store.frames.nbytes / 1e6:,.1f} MB, (T, M, V, C) = {tuple(store.frames.shape)}" + ("" if store.confidence is None else ", with confidences"),
+        "array": f"{store.frames.nbytes / 1e6:,.1f} MB, (T, M, V, C) = {tuple(store.frames.shape)}",
+        "confidence": "" if store.confidence is None else f"mean {store.confidence[store.confidence > 0].mean():.2f} where a joint was found",
         "skeleton": f"{store.layout.name}, {store.units}, {store.up} up",
         "persons": ", ".join(f"{n:,} clips with {k}" for k, n in enumerate(np.bincount(people)) if n),
         "subjects": f"{store.table.subject[store.table.subject != ''].nunique()}",
@@ -93,10 +94,10 @@ def doctor(
 ) -> Report:
     "Say what is at a path and what is wrong with it. `status` is 0 where all is well, 1 with remarks, 2 with problems."
     source = None
-    if format is not None or options:
-        known = formats.recognise(path) if format is None else formats.format_named(format)
-        source = known.find(path, **options)
-    report = diagnose(path, source, workers=workers, progress=progress, limit=limit)
+    if format is not None:
+        known = formats.format_named(format)
+        source, options = known.find(path, **({"empty": "keep"} if "empty" in known.options else {}) | options), {}
+    report = diagnose(path, source, workers=workers, progress=progress, limit=limit, **options)
     if json is not None:
         report.write(json)
     if page is not None:

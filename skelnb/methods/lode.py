@@ -9,7 +9,7 @@ __all__ = ['LodePreset', 'standardise', 'projector', 'cosine_loss', 'rows', 'Tea
 # %% ../../nbs/methods/10_lode.ipynb #bccfbb15
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ from ..transforms.temporal import difference, patchify
 @dataclass
 class LodePreset(Preset):
     """Every setting of LoDE. Sources: the paper's Sec. V-B; "open" marks what it does not say."""
+
+    data: ClassVar[str] = "lode"  # preprocessing of the recordings, one of skelnb.data.presets.PRESETS; stated, not applied here
 
     joints: int = 25  # V
     channels: int = 3  # C: 3-D metres, or 2 for image coordinates
