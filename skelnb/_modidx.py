@@ -155,6 +155,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'skelnb.data.detections._slots': ('data/detections.html#_slots', 'skelnb/data/detections.py'),
                                         'skelnb.data.detections._time_axis': ( 'data/detections.html#_time_axis',
                                                                                'skelnb/data/detections.py'),
+                                        'skelnb.data.detections._with_face': ( 'data/detections.html#_with_face',
+                                                                               'skelnb/data/detections.py'),
                                         'skelnb.data.detections.actors': ('data/detections.html#actors', 'skelnb/data/detections.py'),
                                         'skelnb.data.detections.ask': ('data/detections.html#ask', 'skelnb/data/detections.py'),
                                         'skelnb.data.detections.fill_gaps': ('data/detections.html#fill_gaps', 'skelnb/data/detections.py'),

@@ -277,7 +277,7 @@ def test_openpose_damage(tmp_path):
 def test_mediapipe_world_landmarks(tmp_path):
     clip = im.mediapipe_clip(im.forge_mediapipe(tmp_path / "take.json", seed=4))
     people = actors("mediapipe33", 40, 1, 4)
-    truth = (people.xyz - people.xyz[:, :, 23:25].mean(2, keepdims=True)) * (1, 1, -1)
+    truth = (people.xyz - people.xyz[:, :, 23:25].mean(2, keepdims=True)) * (-1, 1, -1)
     assert (clip.units, clip.up, clip.fps, clip.layout, clip.name) == ("m", "y", 30, "mediapipe33", "take")
     assert np.abs(clip.xyz - truth).max() < 1e-5 and clip.confidence.min() >= 0.5 and clip.observed.all()
 
@@ -285,7 +285,7 @@ def test_mediapipe_world_landmarks(tmp_path):
 def test_mediapipe_two_people_in_random_order(tmp_path):
     path = im.forge_mediapipe(tmp_path / "take.json", seed=4, persons=2)
     people = actors("mediapipe33", 40, 2, 4)
-    world = (people.xyz - people.xyz[:, :, 23:25].mean(2, keepdims=True)) * (1, 1, -1)
+    world = (people.xyz - people.xyz[:, :, 23:25].mean(2, keepdims=True)) * (-1, 1, -1)
     assert as_one_of(im.mediapipe_clip(path).xyz, world, np.ones((40, 2, 33), bool)) < 1e-5
     px = im.mediapipe_clip(path, units="px", image_size=(1280, 720))
     assert as_one_of(px.xyz[..., :2], picture(people), np.ones((40, 2, 33), bool)) < 0.01 and (px.units, px.up) == ("px", "-y")

@@ -1,6 +1,8 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -121,3 +123,18 @@ def test_pictures_and_other_verticals_are_shown_upright():
 def test_overlapping_segments_are_shown():
     clip = Clip(np.ones((9, 1, 17, 3)) * np.arange(1, 18)[:, None], 30, "coco17", "c", segments=[(0, 6, "walk"), (2, 4, "wave")])
     assert Player(clip).rows["truth"].tolist() == [1, 1, 2, 2, 1, 1, 0, 0, 0]
+
+
+def test_a_clip_shows_itself_in_a_notebook():
+    code = """if True:
+        import sys
+        from IPython.core.interactiveshell import InteractiveShell
+        shell = InteractiveShell.instance()
+        import numpy as np
+        import skelnb
+        formats, _ = shell.display_formatter.format(skelnb.Clip(np.ones((5, 1, 25, 3)) * np.arange(1, 26)[:, None], 30, "kinect_v2", "c"))
+        assert "skelnb-player" in formats["text/html"] and "Clip('c'" in formats["text/plain"]
+        formats, _ = shell.display_formatter.format(skelnb.Clip(np.zeros((5, 1, 25, 3)), 30, "kinect_v2", "nobody"))
+        assert list(formats) == ["text/plain"]
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from skelnb.data.packed import read_packed
 from skelnb.data.precog import ACTIONS, GOLDEN, cross_subject, find_precog, forge_precog, read_precog, read_take, recognise_precog
@@ -137,3 +139,30 @@ def test_golden_counts(recordings):
     source = find_precog(recordings / "precog_raw", empty="keep")
     clips = list(source.clips())
     assert GOLDEN["precog"] == {"clips": len(clips), "frames": sum(map(len, clips))}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_takes_raise_data_errors_only(forged_take, data):
+    text = bytearray(forged_take.read_bytes())
+    kind = data.draw(st.sampled_from(("cut", "flip", "noise")))
+    if kind == "cut":
+        text = text[: data.draw(st.integers(0, len(text)))]
+    elif kind == "flip":
+        for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(text) - 1), st.integers(0, 255)), min_size=1, max_size=4)):
+            text[place] = value
+    else:
+        text = data.draw(st.binary(max_size=300))
+    file = forged_take.with_name("Seq9_9.csv")
+    file.write_bytes(text)
+    try:
+        read_take(file, empty="keep").check(file, allow_empty_frames=True)
+    except DataError as e:
+        assert e.file.endswith("Seq9_9.csv") and e.remedy
+
+
+@pytest.fixture(scope="module")
+def forged_take(tmp_path_factory):
+    file = forge_precog(tmp_path_factory.mktemp("fuzz"), people=1, scripts=1) / "Seq1_1.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:6]))
+    return file

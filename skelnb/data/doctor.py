@@ -6,7 +6,7 @@
 __all__ = ['AGAIN', 'FILES', 'LABELS', 'BODIES', 'GEOMETRY', 'KINDS', 'VERDICT', 'PLACES', 'P', 'LEFT', 'RIGHT', 'FROZEN',
            'ROUNDS', 'JUMP', 'JUMP_SPEED', 'SWAP', 'SWAP_STEP', 'SIDES', 'UNSTEADY', 'SAMPLED', 'AXIS', 'ODD', 'HEIGHT',
            'STEPS', 'DIRECTIONS', 'CHECKS', 'POSES', 'KEPT', 'DRAWN', 'NUMBERS', 'NEAR', 'RATES', 'TAKES', 'WORSE',
-           'STRAY', 'SIZE', 'UPRIGHT', 'SPEEDS', 'MENDED', 'Kind', 'Sighting', 'Finding', 'Picture', 'Report',
+           'STRAY', 'VIEWS', 'SIZE', 'UPRIGHT', 'SPEEDS', 'MENDED', 'Kind', 'Sighting', 'Finding', 'Picture', 'Report',
            'report_text', 'Look', 'check_numbers', 'check_presence', 'check_time', 'check_jumps', 'check_sides',
            'check_identity', 'check_bones', 'check_segments', 'tilt', 'facing', 'rivals', 'tree_lengths', 'check_odd',
            'precision', 'content', 'Examined', 'picture', 'examine', 'Tally', 'separated', 'finding', 'clip_findings',
@@ -789,6 +789,7 @@ def check_rate(
 # %% ../../nbs/data/90_doctor.ipynb #45c564dc
 WORSE = 1.08  # times longer than the skeleton of another layout; COCO's own joints: 1.13 times shorter than as UNIK's, the closest two
 STRAY = {3: 1.8, 2: 2.6}  # tree length, by coordinates, above which no known layout fits; recordings: 1.5 at most, 2.4 in pictures
+VIEWS = 6  # pictures needed for a verdict: from the side, left and right joints fall together, and wrong skeletons are as short as right ones
 SIZE = {"m": HEIGHT, "px": (8.0, 1e5), "image": (0.0, 3.0)}  # stature; a person of 8 pixels tells nothing
 UPRIGHT = 0.5  # cosine between the vertical and hips-to-head, mean of the set; recordings: 0.87 at least, floor exercise included
 SPEEDS = (0.01, 4.0)  # typical speed of the hands, statures per second; sets of recordings: 0.4 to 0.9, single clips 0.06 to 4.7
@@ -801,6 +802,8 @@ def check_layout(tally: Tally, name: str, C: int) -> Iterator[Finding]:
     middle = {other: float(np.median(ratios)) for other, ratios in tally.trees.items()}
     best = min(middle, key=middle.get)
     n = len(tally.trees[name])
+    if C == 2 and n < VIEWS:
+        return
     if middle[name] > WORSE * middle[best] and middle[best] <= STRAY[C]:
         detail = f"the bones of {name} are {middle[name] / middle[best]:.1f} times as long as those of {best} (median of {n} clips)"
         yield finding("wrong-layout", detail, n=n, remedy=f"layout={best!r}, or whatever the recording software says")
