@@ -603,3 +603,11 @@ def test_fuzz_bytes(good, data, name, tmp_path_factory):
         CLIP[name](path, fps=30)
     except SkelnbError:
         pass
+
+
+@pytest.mark.parametrize("keypoints", [[[1, 2, 3], 4.0, 5], [[1, 2, 3], {"x": 1}], [{"x": 1}, [1, 2, 3]], [[[1, 2], 3], 4]])
+def test_keypoints_half_in_lists(tmp_path, keypoints):  # found by fuzzing
+    path = tmp_path / "take.json"
+    path.write_text(json.dumps([{"image_id": "0.jpg", "category_id": 1, "keypoints": keypoints, "score": 1.0}]))
+    with pytest.raises(DataError, match="take.json"):
+        im.alphapose_clip(path, fps=30)

@@ -499,7 +499,7 @@ def _flat_keypoints(entry, width: int, file, place: str) -> np.ndarray:  # (17 o
     values = entry.get("keypoints") if isinstance(entry, dict) else None
     if not isinstance(values, list) or not values:
         raise DataError("has no keypoints", file=file, place=place, remedy="an entry holds keypoints: [x, y, c, ...]")
-    values = [v for row in values for v in row] if isinstance(values[0], list) else values
+    values = [v for row in values for v in (row if isinstance(row, list) else [row])]
     numbers = _numbers(values, file, place)
     if len(numbers) % width:
         raise DataError(f"{len(numbers)} numbers are no joints of {width}", file=file, place=place,

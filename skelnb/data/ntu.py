@@ -232,64 +232,59 @@ def decimals(
     return values
 
 # %% ../../nbs/data/52_ntu.ipynb #d4b4c617
-_BLOCK, _LINES = 2**17, 2000  # bytes, and lines, looked at in one sweep: few enough to stay in the processor's cache
-_WINDOW = 36  # bytes: an exponent (-7.629395E-05), a small number (-0.001234567), a depth (3.785547), and their blanks
+_BLOCK, _LINES = 2**18, 2000  # bytes, and lines, looked at in one sweep: few enough to stay in the processor's cache
 _LETTERS = frozenset(b"EeNnAaIiFfTtYy")  # what else numbers consist of: exponents, NaN, Infinity
 
 
 class _Table(NamedTuple):
-    """The lines of a text whose fields are separated by single blanks."""
+    """The L lines of a text whose fields are separated by single blanks."""
 
     start: np.ndarray  # (L,) first byte of each line
     stop: np.ndarray  # (L,) one after its last field
     fields: np.ndarray  # (L,) number of its fields
+    blanks: np.ndarray  # (L, 3) where its first three fields end, if it has as many
 
 
-def _block(data: bytes, a: int, b: int, scratch: np.ndarray) -> tuple | None:
-    "The table of the lines in data[a:b]; `scratch` is (2, b - a) booleans: fetching new memory costs more than working with it."
-    text, crlf, (mask, other) = np.frombuffer(data, np.uint8, b - a, a), data.endswith(b"\r\n"), scratch
-    feeds = np.flatnonzero(np.equal(text, ord("\n"), out=mask))
-    start, stop = np.append(0, feeds[:-1] + 1), feeds - crlf
-    np.equal(text, ord(" "), out=mask)
-    fields = np.add.reduceat(mask.view(np.uint8), start, dtype=np.uint8) + np.uint8(1)  # correct up to 255
-    separators = np.count_nonzero(mask) + (1 + crlf) * len(feeds)
-    double = np.logical_and(mask[1:], mask[:-1], out=other[1:]).any()
-    if double or (feeds - start).max() > 255 or crlf and (text[stop] != ord("\r")).any():
+def _block(text: np.ndarray, crlf: bool) -> _Table | None:
+    "The table of some lines; None where there is anything else than single blanks between fields."
+    gaps = np.flatnonzero(text < ord("+"))  # blanks and ends of lines are the only such bytes of a sound file
+    kind = text[gaps]
+    ends = np.flatnonzero(kind == ord("\n"))
+    doubles = np.count_nonzero(np.diff(gaps) == 1) + (gaps[0] == 0)
+    if doubles != crlf * len(ends) or np.count_nonzero(kind == ord(" ")) + (1 + crlf) * len(ends) != len(gaps):
         return None
-    if np.count_nonzero(np.less(text, ord("+"), out=mask)) != separators:
+    if crlf and (kind[ends - 1] != ord("\r")).any():
         return None
-    letters = np.count_nonzero(np.greater(text, ord("9"), out=mask))
-    strange = letters and not _LETTERS.issuperset(text[np.flatnonzero(mask)].tolist())
-    return None if strange else (start + a, stop + a, fields)
+    letters = text > ord("9")
+    if not _LETTERS.issuperset(text[np.flatnonzero(letters)].tolist()):
+        return None
+    first = np.append(0, ends[:-1] + 1)
+    blanks = gaps.take(first[:, None] + np.arange(3), mode="clip")
+    return _Table(np.append(0, gaps[ends[:-1]] + 1), gaps[ends] - crlf, ends - first + 1 - crlf, blanks)
 
 
 def _lines(data: bytes) -> _Table | None:
-    "Where the lines of a text are; None where there is anything else than single blanks between fields."
-    blocks, a, scratch = [], 0, np.empty((2, min(_BLOCK, len(data))), bool)
+    "Where the lines and fields of a text are; None where it is not as regular as it should be."
+    text, crlf, blocks, a = np.frombuffer(data, np.uint8), data.endswith(b"\r\n"), [], 0
     while a < len(data):
         b = data.rfind(b"\n", a, a + _BLOCK) + 1
-        block = _block(data, a, b, scratch[:, : b - a]) if b > a else None
+        block = _block(text[a:b], crlf) if b > a else None
         if block is None:
             return None
-        blocks.append(block)
+        blocks.append(block._replace(start=block.start + a, stop=block.stop + a, blanks=block.blanks + a))
         a = b
     return _Table(*map(np.concatenate, zip(*blocks))) if blocks else None
 
 # %% ../../nbs/data/52_ntu.ipynb #67eba0ea
 def _positions(
-    data: bytes,  # a text that goes on for at least 36 bytes after the first byte of the last line
-    start: np.ndarray,  # (n,) where lines begin
-) -> np.ndarray | None:  # (n, 3) their first three numbers; None where they are longer than numbers with seven digits can be
+    data: bytes,
+    table: _Table,
+    line: np.ndarray,  # (n,) lines of twelve fields
+) -> np.ndarray:  # (n, 3) their first three numbers
     "x, y, z of joints. What is not a number is a `ValueError`."
-    window = np.ndarray(len(data) - _WINDOW + 1, f"V{_WINDOW}", data, strides=(1,))[start].view(np.uint8)
-    blank, row = window == ord(" "), _WINDOW * np.arange(len(start))
-    counts = np.add.reduceat(blank.view(np.uint8), row, dtype=np.uint8)
-    if (counts < 3).any():
-        return None
-    first = np.cumsum(counts, dtype=np.int64) - counts
-    end = np.flatnonzero(blank)[first + np.arange(3)[:, None]] + (start - row)
-    begin = np.stack([start, end[0] + 1, end[1] + 1])
-    return decimals(data, begin.ravel(), end.ravel()).reshape(3, -1).T
+    end = table.blanks[line]
+    begin = np.column_stack([table.start[line], end[:, :2] + 1])
+    return decimals(data, begin.ravel(), end.ravel()).reshape(-1, 3)
 
 # %% ../../nbs/data/52_ntu.ipynb #297b3acd
 def _structure(data: bytes, table: _Table) -> tuple[np.ndarray, np.ndarray] | None:
@@ -328,20 +323,16 @@ def parse_fast(data: bytes) -> Bodies | None:
         return None
     (counts, heads), text = structure, np.frombuffer(data, np.uint8)
     line = (heads[:, None] + 2 + np.arange(JOINTS)).ravel()  # of each joint
-    start, last = table.start[line], table.stop[line]
+    last = table.stop[line]
     states = text[last - 1] - np.uint8(ord("0"))
     ids = [data[a : data.index(b" ", a)] for a in table.start[heads].tolist()]
     if (text[last - 2] != ord(" ")).any() or (states > 2).any() or not all(map(bytes.isdigit, ids)):
         return None
-    padded = data if len(start) and len(data) - start[-1] >= _WINDOW else data + bytes(_WINDOW)
     xyz = np.empty((len(line), 3), np.float32)
     try:
         for i in range(0, len(line), _LINES):
-            some = _positions(padded, start[i : i + _LINES])
-            if some is None:
-                return None
             with np.errstate(over="ignore"):
-                xyz[i : i + _LINES] = some
+                xyz[i : i + _LINES] = _positions(data, table, line[i : i + _LINES])
     except ValueError:
         return None
     return Bodies(counts, ids, xyz.reshape(-1, JOINTS, 3), states.reshape(-1, JOINTS))
