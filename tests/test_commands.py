@@ -76,6 +76,17 @@ def test_convert_and_back(store, tmp_path, to, target, options):
         skelnb.convert(store.path, made, to=to)
 
 
+def test_convert_with_a_preset(tmp_path):
+    raw = skelnb.forge("ntu60", tmp_path / "raw")
+    store = skelnb.prepare("ntu60", raw, tmp_path / "store", workers=1, progress=False)
+    direct = skelnb.convert(raw, tmp_path / "direct", to="agcn", preset="umurl", split="xsub", workers=1, progress=False)
+    by_store = skelnb.convert(store.path, tmp_path / "by_store", to="agcn", preset="umurl", split="xsub", progress=False)
+    for made in (direct, by_store):
+        clips = list(FORMATS["agcn"].find(made).clips())
+        assert len(clips) == 48 and all(np.abs(c.xyz[:, 0, 1][c.present[:, 0]]).max() < 1e-6 for c in clips), "joint 1 is not the origin"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["by_store", "direct", "raw", "store"]
+
+
 def test_convert_reads_any_format_and_says_what_it_cannot(raw, store, tmp_path):
     made = skelnb.convert(raw, tmp_path / "out", to="mstcn", progress=False, workers=1, empty="drop", form="CTVM")
     assert (made / "features").is_dir()

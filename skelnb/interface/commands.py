@@ -34,15 +34,18 @@ def prepare(
     **options,  # of the format's reader
 ) -> SkeletonStore:
     "Read a data set into a store. Interrupt it whenever you like: the same command goes on. Damaged files are named all at once."
-    known, change = formats.format_named(format), None if preset is None else presets.preset(preset)
     if out is None:
         out = settings.load().data / "stores" / (format if preset is None else f"{format}-{preset}")
+    how = {"workers": workers, "skip_damaged": skip_damaged, "replace": replace, "progress": progress}
+    return _prepared(formats.format_named(format), path, out, preset, options, how)
+
+
+def _prepared(known: formats.Format, path, out, preset: str | None, options: dict, how: dict) -> SkeletonStore:
+    "What is at a path, in a known format, as a store in `out`; `how` are further arguments of `build`."
+    change = None if preset is None else presets.preset(preset)
     if change is not None and "bodies" in known.options:
         options = {"bodies": "tracks"} | options  # a preset chooses the bodies itself
-    source = known.find(path, **options)
-    about = {"preset": preset, "options": options}
-    return build(source, out, change=change, about=about, path=path, workers=workers, skip_damaged=skip_damaged, replace=replace,
-                 progress=progress)
+    return build(known.find(path, **options), out, change=change, about={"preset": preset, "options": options}, path=path, **how)
 
 # %% ../../nbs/interface/20_commands.ipynb #dd48bfb9
 def _shares(values, limit: int = 12) -> str:
@@ -108,12 +111,21 @@ def doctor(
 SUFFIXES = {".npz": "npz", ".pkl": "pyskl", ".csv": "table", ".parquet": "table"}
 
 
-def _as_store(path: Path, work: Path, workers: int, progress: bool, **options) -> SkeletonStore:
+def _as_store(path: Path, work: Path, preset: str | None, options: dict, how: dict) -> SkeletonStore:
     "What is at a path, as a store: itself, or one made in `work`."
-    if (path / "store.json").is_file():
-        return SkeletonStore.open(path)
-    source = formats.recognise(path).find(path, **options)
-    return build(source, work, about={"options": options}, path=path, workers=workers, replace=True, progress=progress)
+    if not (path / "store.json").is_file():
+        return _prepared(formats.recognise(path), path, work, preset, options, how)
+    store = SkeletonStore.open(path)
+    if preset is None:
+        return store
+    clips = map(presets.preset(preset), store)
+    return SkeletonStore.write(work, clips, **_facts(store), replace=True, allow_empty_frames=True, allow_overlap=True)
+
+
+def _facts(store: SkeletonStore) -> dict:
+    "The classes and splits of a store, and where it came from, for another one."
+    splits = {c: store.table[c] for c in store.table if c not in INDEX}
+    return {"classes": store.classes, "splits": splits, "about": store.facts.get("about")}
 
 
 def _split(store: SkeletonStore) -> str | None:
@@ -127,6 +139,7 @@ def convert(
     target,  # file or folder to write
     *,
     to: str | None = None,  # format of the target, or "store"; None: by its ending
+    preset: str | None = None,  # preprocessing that the target expects: "umurl" for AGCN's, "ctrgcn" for an npz; None: as it is
     workers: int = 0,  # processes; 0: one for each core, unless there is little to read
     replace: bool = False,  # overwrite the target
     progress: bool = True,  # show a bar
@@ -143,13 +156,13 @@ def convert(
     known = inspect.signature(write).parameters
     own = {k: options.pop(k) for k in list(options) if k in known}
     work = target.with_name(target.name + ".store")
-    store = _as_store(source, work, workers, progress, **options)
+    store = _as_store(source, work, preset, options, {"workers": workers, "replace": True, "progress": progress})
     if "split" in known and "split" not in own and (column := _split(store)):
         own["split"] = column
     if "replace" in known:
         own["replace"] = replace
     if to == "store":
-        own |= {"classes": store.classes, "about": store.facts.get("about"), "splits": {c: store.table[c] for c in store.table if c not in INDEX}}
+        own |= _facts(store) | {"allow_empty_frames": True, "allow_overlap": True}
     write(target, _one(store, target) if "clip" in known else store, **own)
     shutil.rmtree(work, ignore_errors=True)
     return target
