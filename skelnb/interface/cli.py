@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from .. import __version__
 from ..data.formats import FORMATS
+from ..data.store import SkeletonStore
 from ..errors import ParameterError, SkelnbError
 from . import commands
 
@@ -79,7 +80,7 @@ def run(
     given = vars(_parser(COMMANDS[word]).parse_intermixed_args(rest))
     options = _options(given.pop("options", []))
     result = COMMANDS[word](**given, **options)
-    print(result)
+    print(f"{result.path}\n{commands.info(result)}" if isinstance(result, SkeletonStore) else result)
     return getattr(result, "status", 0)
 
 
