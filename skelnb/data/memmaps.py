@@ -24,6 +24,7 @@ from .clip import Clip
 from .npz import BLOCK, CLASSES, MOST_FRAMES, GrowingArray, class_names, fitted, forged_clips, labelled_clips, part_of
 from .npz import readable, rows_to_clip
 from .pickles import Stored, load_pickle
+from .presets import aimclr, umurl
 from .source import Source
 from .store import SkeletonStore
 from ..errors import DataError, ParameterError
@@ -538,8 +539,6 @@ def forge_aimclr(
     stage: int = 1,  # 1 or 2
 ) -> Path:  # the folder
     "A small example of CrosSCLR's, AimCLR's and ActCLR's files with synthetic people."
-    from skelnb.data.presets import aimclr  # needs torch, which reading does not
-
     clips = [clip if stage == 1 else aimclr(clip) for clip in _forged(n, seed, frames)]
     for column, rule in ntu.SPLITS["ntu60"].items():
         write_aimclr(Path(path, column), clips, rule, classes=class_names(60), stage=stage)
@@ -554,8 +553,6 @@ def forge_agcn(
     frames: tuple[int, int] = (30, 60),  # shortest and longest clip
 ) -> Path:  # the folder
     "A small example of UmURL's and USDRL's files with synthetic people."
-    from skelnb.data.presets import umurl
-
     for column, rule in ntu.SPLITS["ntu60"].items():
         write_agcn(Path(path, column), map(umurl, _forged(n, seed, frames)), rule, classes=class_names(60))
     return Path(path)
@@ -569,8 +566,6 @@ def forge_usdrl(
     frames: tuple[int, int] = (30, 60),  # shortest and longest clip
 ) -> Path:  # the folder
     "A small example of USDRL's pickles of PKU-MMD II with synthetic people."
-    from skelnb.data.presets import umurl
-
     names, clips = class_names(51), [umurl(clip, padded=True) for clip in forged_clips(n, 51, seed, frames)]
     lengths = [len(clip) for clip in forged_clips(n, 51, seed, frames)]
     for part, rows in (("train", range(0, 2 * n // 3)), ("val", range(2 * n // 3, n))):

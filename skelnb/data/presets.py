@@ -14,7 +14,6 @@ import numpy as np
 
 from .bodies import by_energy, denoise, file_order
 from .clip import Clip, drop_empty_frames
-from .windows import resample_index
 from ..errors import DataError, ParameterError
 
 # %% ../../nbs/data/70_presets.ipynb #3b1878a2
@@ -111,6 +110,8 @@ def aimclr(
     length = np.count_nonzero(xyz[:, 0, HIP].any(-1))
     if not length:
         _refuse(clip, "has nobody in the first place of the file: no frame would be left", "leave it out, as the released files do")
+    from skelnb.data.windows import resample_index  # here, because it brings PyTorch along, and a command line should answer at once
+
     lo, hi, w = (a[0] for a in resample_index([0], [length], frames))
     w = w[:, None, None, None]
     xyz = xyz - xyz[:, :, [CHEST]]
