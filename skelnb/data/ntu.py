@@ -282,8 +282,9 @@ def _positions(
     line: np.ndarray,  # (n,) lines of twelve fields
 ) -> np.ndarray:  # (n, 3) their first three numbers
     "x, y, z of joints. What is not a number is a `ValueError`."
-    end = table.blanks[line]
-    begin = np.column_stack([table.start[line], end[:, :2] + 1])
+    end = table.blanks.take(line, axis=0)
+    begin = np.empty_like(end)
+    begin[:, 0], begin[:, 1:] = table.start[line], end[:, :2] + 1
     return decimals(data, begin.ravel(), end.ravel()).reshape(-1, 3)
 
 # %% ../../nbs/data/52_ntu.ipynb #297b3acd
