@@ -112,7 +112,8 @@ def save_resume(path, state: dict) -> Path:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     with atomic_file(path) as part:
-        part.write_bytes(buffer.getbuffer())
+        with buffer.getbuffer() as view, open(part, "wb") as f:  # released here, even when the disk is full: CPython before 3.12.3 may crash otherwise
+            f.write(view)
     return Path(path)
 
 
