@@ -94,6 +94,15 @@ def test_convert_reads_any_format_and_says_what_it_cannot(raw, store, tmp_path):
     assert len(FORMATS["pyskl"].find(ntu)) == 48
     with pytest.raises(ParameterError, match="smarthome is only read.*\n.*written are: store, npz"):
         skelnb.convert(store.path, tmp_path / "x", to="smarthome")
+    ntu_store = skelnb.prepare("ntu60", tmp_path / "raw", tmp_path / "ntu", workers=1, progress=False)
+    with pytest.raises(ParameterError, match="npz needs a split, and the store has 2.*\n.*split=xsub; there are xsub, xview"):
+        skelnb.convert(ntu_store.path, tmp_path / "NTU60_CS.npz")
+    with pytest.raises(ParameterError, match="npz needs a split"):
+        skelnb.convert(tmp_path / "raw", tmp_path / "NTU60_CS.npz", workers=1, progress=False)
+    assert list(tmp_path.glob("NTU60_CS*")) == [], "the store on the way was left behind"
+    bare = skelnb.SkeletonStore.write(tmp_path / "bare", ntu_store)
+    with pytest.raises(ParameterError, match="the store has 0.*\n.*add_split"):
+        skelnb.convert(bare.path, tmp_path / "NTU60_CS.npz")
     with pytest.raises(DataError, match="holds one recording, not 6"):
         skelnb.convert(store.path, tmp_path / "x.csv")
     one = skelnb.SkeletonStore.write(tmp_path / "one", [store[0]])
@@ -116,6 +125,7 @@ def test_command_line_errors_are_for_people(raw, tmp_path, capsys):
         (["prepare", "precog", str(tmp_path / "absent")], "there is no take of PRECOG"),
         (["prepare", "precog", str(raw), "emty=drop", "--out", str(tmp_path / "o")], "did you mean 'empty'"),
         (["prepare", "precog", str(raw), "drop", "--out", str(tmp_path / "o")], "name=value"),
+        (["doctor", str(raw), "format=precog"], "write --format"),
         (["info", str(tmp_path)], "is not a store"), (["doctor", str(tmp_path)], "no format that is known"),
     ):
         assert main(arguments) == 2

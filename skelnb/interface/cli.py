@@ -79,6 +79,8 @@ def run(
         raise ParameterError(f"there is no command {word!r}", place="command line", remedy="commands: " + ", ".join(COMMANDS))
     given = vars(_parser(COMMANDS[word]).parse_intermixed_args(rest))
     options = _options(given.pop("options", []))
+    if both := options.keys() & given.keys():
+        raise ParameterError(f"{min(both)} is an option of the command itself", place="command line", remedy=f"write --{min(both)}")
     result = COMMANDS[word](**given, **options)
     print(f"{result.path}\n{commands.info(result)}" if isinstance(result, SkeletonStore) else result)
     return getattr(result, "status", 0)

@@ -128,9 +128,12 @@ def _facts(store: SkeletonStore) -> dict:
     return {"classes": store.classes, "splits": splits, "about": store.facts.get("about")}
 
 
-def _split(store: SkeletonStore) -> str | None:
-    "The split of a store that has one."
+def _split(store: SkeletonStore, to: str, needed: bool) -> str | None:
+    "The split of a store that has one; where one is needed, it must be said which."
     columns = [c for c in store.table if c not in INDEX]
+    if needed and len(columns) != 1:
+        raise ParameterError(f"{to} needs a split, and the store has {len(columns)}", file=store.path,
+                             remedy=f"say which: split={columns[0]}; there are {', '.join(columns)}" if columns else "add one: store.add_split")
     return columns[0] if len(columns) == 1 else None
 
 
@@ -156,15 +159,17 @@ def convert(
     known = inspect.signature(write).parameters
     own = {k: options.pop(k) for k in list(options) if k in known}
     work = target.with_name(target.name + ".store")
-    store = _as_store(source, work, preset, options, {"workers": workers, "replace": True, "progress": progress})
-    if "split" in known and "split" not in own and (column := _split(store)):
-        own["split"] = column
-    if "replace" in known:
-        own["replace"] = replace
-    if to == "store":
-        own |= _facts(store) | {"allow_empty_frames": True, "allow_overlap": True}
-    write(target, _one(store, target) if "clip" in known else store, **own)
-    shutil.rmtree(work, ignore_errors=True)
+    try:
+        store = _as_store(source, work, preset, options, {"workers": workers, "replace": True, "progress": progress})
+        if "split" in known and "split" not in own:
+            own["split"] = _split(store, to, known["split"].default is inspect.Parameter.empty)
+        if "replace" in known:
+            own["replace"] = replace
+        if to == "store":
+            own |= _facts(store) | {"allow_empty_frames": True, "allow_overlap": True}
+        write(target, _one(store, target) if "clip" in known else store, **own)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return target
 
 
