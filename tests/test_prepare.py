@@ -70,20 +70,20 @@ def test_build(tmp_path, workers):
 
 
 def test_damage_is_collected_mended_and_only_that_part_read_again(tmp_path):
-    raw = tmp_path / "raw"
+    raw, about = tmp_path / "raw", {"options": {"image_size": (640, 480), "labels": tmp_path}}
     source = toy(raw)
     for i in (7, 90):
         (raw / f"{i:03d}.txt").write_text("what?")
     with pytest.raises(DataError, match="2 of 150 units are damaged") as e:
-        build(source, tmp_path / "out", workers=1, progress=False, path=raw)
+        build(source, tmp_path / "out", workers=1, progress=False, path=raw, about=about)
     assert "007.txt" in str(e.value) and "090.txt" in str(e.value) and "fetch these again" in e.value.remedy
     assert not (tmp_path / "out").exists() and set(reads(raw).values()) == {1} and len(reads(raw)) == 150
     (raw / "007.txt").write_text("12")
     with pytest.raises(DataError, match="1 of 150"):
-        build(source, tmp_path / "out", workers=1, progress=False, path=raw)
+        build(source, tmp_path / "out", workers=1, progress=False, path=raw, about=about)
     again = {k for k, n in reads(raw).items() if n > 1}
     assert {"007", "090"} <= again and len(again) <= 32, "more was read again than the two parts"
-    store = build(source, tmp_path / "out", workers=1, progress=False, path=raw, skip_damaged=True)
+    store = build(source, tmp_path / "out", workers=1, progress=False, path=raw, skip_damaged=True, about=about)
     assert len(store) == 149 and "090.txt" in store.facts["about"]["damaged"][0]
 
 

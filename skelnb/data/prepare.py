@@ -64,7 +64,7 @@ def _finished(folder: Path, items: Sequence, skip: bool) -> bool:
 def _open_plan(work: Path, plan: dict) -> None:
     "Make the folder of the parts; parts of another plan are removed."
     file = work / "plan.json"
-    if file.exists() and read_json(file) != plan:
+    if file.exists() and fingerprint(read_json(file)) != fingerprint(plan):  # as JSON sees them: it knows neither tuples nor paths
         shutil.rmtree(work)
     if not file.exists():
         write_json(file, plan)
