@@ -4,7 +4,10 @@
 
 # %% auto #0
 __all__ = ['SkelnbError', 'DataError', 'LayoutError', 'StoreError', 'CheckpointError', 'SettingsError', 'ParameterError',
-           'TrainingError', 'DiskError']
+           'TrainingError', 'DiskError', 'did_you_mean']
+
+# %% ../nbs/00_errors.ipynb #30b9bc6a
+import difflib
 
 # %% ../nbs/00_errors.ipynb #8484000f
 class SkelnbError(Exception):
@@ -60,3 +63,12 @@ class TrainingError(SkelnbError):
 
 class DiskError(SkelnbError):
     """Writing failed: no space, no permission. Nothing was left under the final name."""
+
+# %% ../nbs/00_errors.ipynb #44ae9b57
+def did_you_mean(
+    name,  # what was given
+    known,  # what there is
+) -> str:  # for a remedy
+    "What may have been meant, and everything that is known."
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]!r}? " if close else "") + "known: " + (", ".join(known) or "none")

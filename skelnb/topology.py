@@ -7,7 +7,6 @@ __all__ = ['PARTS', 'ARM', 'LEG', 'LAYOUTS', 'STRATEGIES', 'RULES', 'Layout', 'd
            'joint_matrix', 'map_joints']
 
 # %% ../nbs/10_topology.ipynb #87affccc
-import difflib
 import re
 import sys
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.sparse.csgraph import shortest_path
 
-from .errors import LayoutError, ParameterError
+from .errors import LayoutError, ParameterError, did_you_mean
 
 # %% ../nbs/10_topology.ipynb #68d5b644
 PARTS = ("trunk", "left_arm", "right_arm", "left_leg", "right_leg")
@@ -28,11 +27,6 @@ def _spelling(
     words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
     words = [{"l": "left", "r": "right"}.get(w, w) for w in words]
     return "_".join(sorted(words, key=lambda w: w in ("left", "right")))  # a stable sort: the side goes last
-
-
-def _did_you_mean(name, known) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return (f"did you mean {close[0]!r}? " if close else "") + "known: " + ", ".join(known)
 
 # %% ../nbs/10_topology.ipynb #90ca119d
 @dataclass(frozen=True, repr=False)
@@ -84,7 +78,7 @@ class Layout:
         "The position of a joint on the joint axis; `LayoutError` with the closest name where there is none."
         spelling = {_spelling(j): i for i, j in enumerate(self.joints)}
         if _spelling(name) not in spelling:
-            raise LayoutError(f"layout {self.name} has no joint {name!r}", remedy=_did_you_mean(_spelling(name), self.joints))
+            raise LayoutError(f"layout {self.name} has no joint {name!r}", remedy=did_you_mean(_spelling(name), self.joints))
         return spelling[_spelling(name)]
 
 # %% ../nbs/10_topology.ipynb #5354c93d
@@ -230,7 +224,7 @@ def layout(
     if isinstance(name, str) and name in LAYOUTS:
         return LAYOUTS[name]
     if isinstance(name, str):
-        raise LayoutError(f"no layout is called {name!r}", remedy=_did_you_mean(name, layouts()))
+        raise LayoutError(f"no layout is called {name!r}", remedy=did_you_mean(name, layouts()))
     raise LayoutError(f"a layout is named, not guessed: {name!r}", remedy=_with_count(name) or "known: " + ", ".join(layouts()))
 
 
@@ -279,7 +273,7 @@ def adjacency(
     known = layout(name)
     for what, value, choices in (("strategy", strategy, STRATEGIES), ("mode", mode, ("official", "corrected"))):
         if value not in choices:
-            raise ParameterError(f"{what} = {value!r} is unknown", remedy=_did_you_mean(value, choices))
+            raise ParameterError(f"{what} = {value!r} is unknown", remedy=did_you_mean(value, choices))
     if hops < 1 or (strategy == "in_out" and hops > 1):
         raise ParameterError(f"hops = {hops} with strategy {strategy!r}", remedy="hops is at least 1, and exactly 1 for in_out")
     if strategy == "in_out":

@@ -6,7 +6,6 @@
 __all__ = ['FORMATS', 'Format', 'formats', 'format_named', 'recognise']
 
 # %% ../../nbs/data/80_formats.ipynb #99e800cd
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from .source import Source
-from ..errors import DataError, ParameterError
+from ..errors import DataError, ParameterError, did_you_mean
 
 # %% ../../nbs/data/80_formats.ipynb #b914ea8b
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Format:
         "What there is to read under a path. An option the reader does not have is a `ParameterError` that lists those it has."
         names = self.options
         if "..." not in names and (wrong := [option for option in options if option not in names]):
-            raise ParameterError(f"the reader of {self.name} has no option {wrong[0]!r}", remedy=_did_you_mean(wrong[0], names))
+            raise ParameterError(f"the reader of {self.name} has no option {wrong[0]!r}", remedy=did_you_mean(wrong[0], names))
         source = self._get("find")(Path(path), **self.fixed | options)
         golden = getattr(import_module(f"skelnb.data.{self.module}"), "GOLDEN", {}).get(self.name, {})
         return source if source.golden else replace(source, golden=golden)
@@ -59,11 +58,6 @@ class Format:
     def write(self) -> Callable | None:
         "write(path, store, ...) -> path; None where the format is only read."
         return self._get("write")
-
-
-def _did_you_mean(name: str, known) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (f"did you mean {close[0]!r}? " if close else "") + "known: " + (", ".join(known) or "none")
 
 # %% ../../nbs/data/80_formats.ipynb #55718f94
 _SAID = {"layout": "kinect_v2", "units": "m", "up": "y", "fps": 30}
@@ -109,7 +103,7 @@ def format_named(
 ) -> Format:
     "A format by name; an unknown one is a `ParameterError` that says what is known."
     if name not in FORMATS:
-        raise ParameterError(f"there is no format {name!r}", remedy=_did_you_mean(name, FORMATS))
+        raise ParameterError(f"there is no format {name!r}", remedy=did_you_mean(name, FORMATS))
     return FORMATS[name]
 
 # %% ../../nbs/data/80_formats.ipynb #56dc87dc

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from .arrays import open_npy
 from .clip import Clip, admit
 from .images import load_json
 from .pickles import load_pickle
 from .pyskl import seen
-from .source import Source
+from .source import Source, listed
 from .synthetic import synthesize
 from ..errors import DataError, ParameterError
 from ..files import atomic_file
@@ -162,10 +163,6 @@ def _read_item(options: dict, item: tuple[str, str]) -> Clip | None:
     return None if clip is None else replace(clip, label=label)
 
 # %% ../../nbs/data/59_kinetics.ipynb #ecba800b
-def _part_of(parts: dict[str, str], clip: Clip) -> str:
-    return parts[clip.name]
-
-
 def _find_videos(path: Path, options: dict) -> Source:
     "The videos of both parts."
     labels = {part: _labels(path, part) for part in PARTS if (path / f"kinetics_{part}_label.json").is_file()}
@@ -189,7 +186,7 @@ def _find_videos(path: Path, options: dict) -> Source:
         what = f"{len(absent)} of {len(absent) + len(items)} videos are missing: {', '.join(absent[:5])}"
         raise DataError(what, file=path, remedy="unpack the archive again; to read a part of the set, shorten the label files")
     notes = (f"{without} videos have no skeleton (has_skeleton is false)",) if without else ()
-    store = {"splits": {"split": partial(_part_of, parts)}, "classes": _classes(path, labels)}
+    store = {"splits": {"split": partial(listed, parts)}, "classes": _classes(path, labels)}
     store |= {"persons": options["persons"], "allow_empty_frames": options["empty"] == "keep"}
     return Source("kinetics", tuple(items), partial(_read_item, options), store, notes)
 
@@ -218,12 +215,7 @@ def kinetics_stgcn(clip: Clip) -> Clip:  # (300, 2, 18, 2), origin in the middle
 # %% ../../nbs/data/59_kinetics.ipynb #5fb66a99
 def _open_array(file: Path) -> np.ndarray:
     "ST-GCN's array, as a memory map."
-    try:
-        array = np.lib.format.open_memmap(file, mode="r")
-    except FileNotFoundError as e:
-        raise DataError("no such file", file=file, remedy="the set has {train,val}_data.npy and {train,val}_label.pkl") from e
-    except Exception as e:  # NumPy reads the header as Python source, and fails in as many ways
-        raise DataError(f"is no array, or cut off: {e!s:.100}", file=file, remedy=AGAIN) from e
+    array = open_npy(file)
     N, C, T, V, M = array.shape if array.ndim == 5 else (0,) * 5
     if (C, V) != (3, JOINTS) or not 0 < M <= CONSIDERED or not 0 < T <= LONGEST or array.dtype.kind != "f":
         what = f"is an array of shape {array.shape} and type {array.dtype}"
@@ -274,7 +266,7 @@ def _find_arrays(path: Path, options: dict) -> Source:
     classes += tuple(map(str, range(len(classes), max((row[3] for row in rows), default=-1) + 1)))
     items = tuple((*row[:3], classes[row[3]]) for row in rows)
     keep = options["empty"] == "keep"
-    store = {"splits": {"split": partial(_part_of, parts)}, "classes": classes, "persons": M, "allow_empty_frames": keep}
+    store = {"splits": {"split": partial(listed, parts)}, "classes": classes, "persons": M, "allow_empty_frames": keep}
     return Source("kinetics", items, partial(_read_row, options["empty"]), store)
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .arrays import open_npy
 from .clip import AXES, BACKGROUND, UNITS, Clip, admit, frame_labels, runs
-from .pku import open_npy
-from .source import Source
+from .source import Source, listed
 from .store import SkeletonStore, class_list
 from .synthetic import synthesize_untrimmed
 from ..errors import DataError, ParameterError
@@ -265,23 +265,18 @@ def _lists(folder: Path) -> Iterator[tuple[str, str, Path, list[str]]]:  # colum
                 yield f"csv{match[2]}", match[1], file, [_stem(row["feature"]) for row in rows]
 
 
-def _part(clip: Clip, parts: dict) -> str:
-    "The part that a list gives a clip; empty where it names it nowhere."
-    return parts.get(clip.name, "")
-
-
 def _splits(folder: Path, names: set) -> tuple[dict[str, Callable], list[str]]:
     "Rules of the splits, and what is odd about them."
     columns, notes = {}, []
-    for column, part, file, listed in _lists(folder):
+    for column, part, file, members in _lists(folder):
         parts = columns.setdefault(column, {})
-        if twice := [name for name in listed if parts.get(name, part) != part]:
+        if twice := [name for name in members if parts.get(name, part) != part]:
             raise DataError(f"{twice[0]} is in {part} and in {parts[twice[0]]}", file=file, remedy="a take belongs to one part of a split")
-        parts |= dict.fromkeys(listed, part)
-        if absent := [name for name in listed if name not in names]:
+        parts |= dict.fromkeys(members, part)
+        if absent := [name for name in members if name not in names]:
             notes.append(f"{column}: {len(absent)} takes of {file.name} are not there, {absent[0]} first")
     notes += [f"{column}: {len(names - parts.keys())} takes are in no part" for column, parts in columns.items() if names - parts.keys()]
-    return {column: partial(_part, parts=parts) for column, parts in columns.items()}, notes
+    return {column: partial(listed, parts) for column, parts in columns.items()}, notes
 
 # %% ../../nbs/data/58_mstcn.ipynb #8a216fe9
 def _takes(folder: Path) -> tuple[list[_Take], list[str]]:
@@ -433,7 +428,7 @@ def write_mstcn(
     if isinstance(split, str):
         if store is None or split not in store.table:
             raise ParameterError(f"there is no column {split!r}", remedy="pass a rule, or a column of a store")
-        split = partial(_part, parts=dict(zip(store.table["name"], store.table[split])))
+        split = partial(listed, dict(zip(store.table["name"], store.table[split])))
     classes = classes or (store and store.classes)
     with atomic_folder(path, replace) as folder:
         for name in ("features", "groundTruth", "gt_arr", "gt_boundary_arr", "splits", "csv"):

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from .clip import Clip, Segment, admit
-from .source import Source
+from .source import Source, listed
 from .synthetic import synthesize
-from ..errors import DataError, DiskError
-from ..files import atomic_file
+from ..errors import DataError
+from ..files import atomic_file, refuse_existing
 
 # %% ../../nbs/data/20_packed.ipynb #d29e371b
 SEQUENCES = ("dataset", "seq_id", "index", "subject", "action", "style", "split", "kind", "n_frames",
@@ -146,8 +146,7 @@ def write_packed(
 ) -> Path:  # the file
     "Write a packed set. Style, split, sources and kinds other than trimmed/untrimmed are not kept: a clip has no field for them."
     npz, clips = Path(npz), list(clips)
-    if npz.exists() and not replace:
-        raise DiskError("exists already", file=npz, remedy="choose another name, or pass replace=True to overwrite it")
+    refuse_existing(npz, replace)
     if not clips or len({c.name for c in clips}) < len(clips):
         raise DataError("there is no clip to write, or two clips have one name", file=npz, remedy="names identify clips; make them unique")
     mm = [_millimetres(clip.check(npz, allow_empty_frames), clips[0], npz) for clip in clips]
@@ -187,10 +186,6 @@ def recognise_packed(
         return None
 
 
-def _split_of(table: dict[str, str], clip: Clip) -> str:
-    return table.get(clip.name, "")
-
-
 def find_packed(
     npz,  # the set, <set>.npz
     empty: str = "error",  # frames that show nobody: "error", "drop" or "keep"
@@ -201,7 +196,7 @@ def find_packed(
         raise DataError("is not a packed set", file=npz, remedy="a packed set is an .npz with the arrays " + ", ".join(ARRAYS))
     store = {"allow_empty_frames": empty == "keep"}
     if npz.with_name("sequences.csv").exists() and ((table := read_sequences(npz))["split"] != "").any():
-        store["splits"] = {"split": partial(_split_of, dict(zip(table.seq_id, table["split"])))}
+        store["splits"] = {"split": partial(listed, dict(zip(table.seq_id, table["split"])))}
     return Source("packed", (str(npz),), partial(read_packed, empty=empty), store)
 
 

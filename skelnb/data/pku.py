@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FPS', 'ACTIONS', 'GOLDEN', 'CUTS', 'PLAIN', 'RULES', 'VIEWS', 'LAYOUTS', 'Video', 'video', 'cross_subject',
            'cross_view', 'read_frames', 'Instance', 'read_instances', 'Rules', 'ranges', 'read_split', 'Place',
-           'locate', 'find_pku', 'read_pku', 'recognise_pku', 'forge_pku', 'open_npy', 'find_pku_detection',
-           'read_pku_detection', 'recognise_pku_detection', 'forge_pku_detection']
+           'locate', 'find_pku', 'read_pku', 'recognise_pku', 'forge_pku', 'find_pku_detection', 'read_pku_detection',
+           'recognise_pku_detection', 'forge_pku_detection']
 
 # %% ../../nbs/data/57_pku.ipynb #a2d329a1
 import math
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
 
+from .arrays import open_npy
 from .clip import BACKGROUND, Clip, Segment, admit, disjoint, frame_labels, runs
 from .pickles import load_pickle
 from .source import Source
@@ -506,20 +506,6 @@ def forge_pku(
     return path
 
 # %% ../../nbs/data/57_pku.ipynb #cdd16881
-_NPY_FAULTS = (ValueError, SyntaxError, TokenError, EOFError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError)
-
-
-def open_npy(
-    file,  # array.npy
-) -> np.ndarray:  # memory-mapped, read only
-    "An array file of NumPy, mapped; no pickle is opened. A header that promises more than the file holds is a `DataError`."
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (*_NPY_FAULTS, OSError) as e:
-        raise DataError(f"is no array file that can be read: {str(e).splitlines()[0][:100] if str(e) else type(e).__name__}", file=file,
-                        remedy="the file is cut off, damaged or of another kind; fetch it again or make it again") from e
-
-
 def _first_class(labels: np.ndarray, asked: int | None, file) -> int:
     "The number that stands for the first action, from the labels that occur."
     occurring = np.zeros(256, bool)

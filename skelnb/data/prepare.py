@@ -16,8 +16,8 @@ from .. import __version__
 from .clip import Clip
 from .source import Source, cores, units
 from .store import SkeletonStore
-from ..errors import DataError, DiskError
-from ..files import fingerprint, read_json, write_json
+from ..errors import DataError
+from ..files import fingerprint, read_json, refuse_existing, write_json
 from ..progress import Progress
 
 # %% ../../nbs/data/85_prepare.ipynb #ac39e42b
@@ -142,8 +142,7 @@ def build(
 ) -> SkeletonStore:
     "Read a source into a store. Interrupt it whenever you like: the same call goes on. Raises `DataError` for damaged units, all in one."
     out = Path(out)
-    if out.exists() and not replace:
-        raise DiskError("exists already", file=out, remedy="choose another name, or pass replace=True (--replace) to overwrite it")
+    refuse_existing(out, replace)
     work = out.with_name(out.name + ".unfinished")
     about = {"format": source.format, "path": None if path is None else str(path), "notes": list(source.notes), **(about or {})}
     _open_plan(work, {"skelnb": __version__, "about": about, "units": fingerprint([str(item) for item in source.items], 32)})

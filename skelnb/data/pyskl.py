@@ -22,7 +22,7 @@ from . import ntu
 from .clip import Clip, admit
 from .images import load_json
 from .pickles import Stored, load_pickle
-from .source import Source
+from .source import Source, listed
 from .store import INDEX, SkeletonStore, class_list
 from .synthetic import synthesize
 from ..errors import DataError, ParameterError
@@ -193,10 +193,6 @@ def _columns(file: Path, split: dict[str, Sequence[str]], known: set[str]) -> tu
             notes.append(f"split {key!r} names {absent} clips that are not in the file")
     return columns, notes
 
-
-def _part(parts: dict[str, str], clip: Clip) -> str:
-    return parts.get(clip.name, "")
-
 # %% ../../nbs/data/56_pyskl.ipynb #fc1fa604
 def _clip(kind: _Kind, empty: str, row: _Row) -> Clip | None:
     "The clip of an annotation."
@@ -235,7 +231,7 @@ def find_pyskl(
     columns, notes = _columns(file, split, set(names))
     if max(row.label for row in rows) >= len(classes):
         raise DataError(f"has labels beyond the {len(classes)} classes in {file.stem}.json", file=file, remedy="remove or mend that file")
-    store = {"classes": tuple(classes), "splits": {c: partial(_part, parts) for c, parts in columns.items()},
+    store = {"classes": tuple(classes), "splits": {c: partial(listed, parts) for c, parts in columns.items()},
              "persons": max(row.keypoint.shape[0] for row in rows), "allow_empty_frames": empty == "keep"}
     golden = GOLDEN[f"ntu{len(classes)}"] if classes in (ntu.ACTIONS[:60], ntu.ACTIONS) and all(ntu.Name.of(row.name) for row in rows) else {}
     items = tuple(row._replace(label=classes[row.label]) for row in rows)

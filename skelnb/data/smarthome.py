@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .babel import AGAIN, cycle_length, load_json, npz_arrays, open_array
+from .arrays import AGAIN
+from .babel import cycle_length, npz_arrays, open_array
 from .clip import BACKGROUND, Clip
 from .pickles import load_pickle
 from .source import Source
 from .synthetic import synthesize, synthesize_untrimmed
 from ..errors import DataError, ParameterError
-from ..files import atomic_file, write_json
+from ..files import atomic_file, read_json, write_json
 from ..topology import joint_matrix, layout as joints_of, map_joints
 
 # %% ../../nbs/data/62_smarthome.ipynb #65587ddf
@@ -82,7 +83,7 @@ def read_lcrnet(
     persons: int = 2,  # the first so many of every frame
 ) -> np.ndarray:  # (T, M, 13, dims) float32, as written; M is how many there are at most
     "The people of every frame. Anything that is not as it should be is a `DataError` with the frame."
-    data, place = load_json(Path(file)), "frames"
+    data, place = read_json(Path(file)), "frames"
     try:
         frames = [[person[f"pose{dims}d"] for person in frame[:persons]] for frame in data["frames"]]
         out = np.zeros((len(frames), max(map(len, frames), default=0) or 1, 13 * dims), np.float32)
@@ -267,7 +268,7 @@ def _read_tsu(video: Video, dims: int, layout: str, fps: float, up: str) -> Clip
 # %% ../../nbs/data/62_smarthome.ipynb #e5312803
 def _annotation(file: Path) -> tuple[dict[str, str], dict[str, tuple[int, tuple]], list[int]]:
     "The part of every video; its length and instances; and [all, degenerate, cut] instances."
-    data, parts, videos, counts = load_json(file), {}, {}, [0, 0, 0]
+    data, parts, videos, counts = read_json(file), {}, {}, [0, 0, 0]
     for name, entry in data.items() if isinstance(data, dict) else ():
         try:
             if not _VIDEO.fullmatch(name):
@@ -496,7 +497,7 @@ def _class_names(path: Path, labels) -> dict[int, str]:
     if file is None:
         return {}
     try:
-        return {int(entry["label_index"]): str(entry["label"]) for entry in load_json(file).values()}
+        return {int(entry["label_index"]): str(entry["label"]) for entry in read_json(file).values()}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(f"is no table of labels: {type(e).__name__} {e!s:.80}", file=file, remedy="give posetics_train_label.json") from e
 

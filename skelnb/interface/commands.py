@@ -17,7 +17,8 @@ from ..data import formats, presets
 from ..data.doctor import Report, diagnose
 from ..data.prepare import build
 from ..data.store import INDEX, SkeletonStore
-from ..errors import DataError, DiskError, ParameterError
+from ..errors import DataError, ParameterError
+from ..files import refuse_existing
 from ..reporting.doctor_page import write_page
 
 # %% ../../nbs/interface/20_commands.ipynb #613348c9
@@ -151,8 +152,7 @@ def convert(
     "Read one format, write another. What the writer cannot hold is lost; its documentation says what."
     source, target = Path(source), Path(target)
     to = to or SUFFIXES.get(target.suffix.lower(), "store")
-    if target.exists() and not replace:
-        raise DiskError("exists already", file=target, remedy="choose another name, or pass replace=True (--replace)")
+    refuse_existing(target, replace)
     write = SkeletonStore.write if to == "store" else formats.format_named(to).write
     if write is None:
         raise ParameterError(f"{to} is only read, not written", remedy="written are: store, " + ", ".join(f.name for f in formats.FORMATS.values() if f.write))

@@ -13,7 +13,7 @@ import typing
 
 from torch import Tensor, nn
 
-from ..errors import ParameterError
+from ..errors import ParameterError, did_you_mean
 
 # %% ../../nbs/methods/00_base.ipynb #c491fb2f
 _WORDS = {"true": True, "yes": True, "false": False, "no": False}
@@ -95,9 +95,7 @@ def coerce(
 
 # %% ../../nbs/methods/00_base.ipynb #098afd7c
 def _unknown(name: str, known, what: str, place: str) -> ParameterError:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return ParameterError(f"no such {what}: {name!r}", place=place, remedy=f"{hint}known: {', '.join(known)}")
+    return ParameterError(f"no such {what}: {name!r}", place=place, remedy=did_you_mean(name, known))
 
 
 class Preset:
