@@ -13,6 +13,7 @@ import typing
 
 from torch import Tensor, nn
 
+from ..backbones.features import Features
 from ..errors import ParameterError, did_you_mean
 
 # %% ../../nbs/methods/00_base.ipynb #c491fb2f
@@ -146,6 +147,7 @@ class Method(nn.Module):
     name = "method"  # short name: stored in checkpoints, names run folders
     preset: Preset | None = None  # all settings; stored in checkpoints
     progress: float = 0.0  # share of the training done, in [0, 1); set by `training.fit` before every step
+    persons_apart: bool = True  # does `features` look at each person alone and then pool? Then evaluation encodes only the persons present
     encoder: nn.Module  # the network that is kept: x (N, C, T, V, M) -> `backbones.features.Features`
 
     def views(
@@ -159,6 +161,10 @@ class Method(nn.Module):
     def losses(self, batch: dict[str, Tensor], draws) -> dict[str, Tensor]:
         "Named 0-d terms; `\"loss\"` is minimised, every other one is logged."
         raise NotImplementedError(f"{type(self).__name__}.losses")
+
+    def features(self, x: Tensor) -> Features:  # x (N, C, T, V, M)
+        "What the frozen encoder says of whole clips; a method that prepares its input (centring, streams) does so here too."
+        return self.encoder(x)
 
     def forward(self, batch: dict[str, Tensor], draws) -> dict[str, Tensor]:
         "`losses`; called through `forward` so that the hooks of `DistributedDataParallel` fire."
