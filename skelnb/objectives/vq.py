@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ParameterError
 from ..transforms.draws import Draws
+from .processes import process, total
 
 # %% ../../nbs/objectives/20_vq.ipynb #9cf7e707
 def nearest_code(
@@ -49,9 +50,9 @@ def move_codes(
     "One step of the exponential moving averages (VQ-VAE-2)."
     counts.lerp_(batch_counts, 1 - decay)
     sums.lerp_(batch_sums, 1 - decay)
-    total = counts.sum()
-    tiny = torch.finfo(total.dtype).tiny
-    smooth = (counts + eps) * (total / (total + len(counts) * eps).clamp_min(tiny))
+    whole = counts.sum()
+    tiny = torch.finfo(whole.dtype).tiny
+    smooth = (counts + eps) * (whole / (whole + len(counts) * eps).clamp_min(tiny))
     return sums / smooth.clamp_min(tiny)[:, None]
 
 # %% ../../nbs/objectives/20_vq.ipynb #5798c503
@@ -64,25 +65,13 @@ def perplexity(
     return torch.special.entr(shares).sum(-1).exp()
 
 # %% ../../nbs/objectives/20_vq.ipynb #8f7554f1
-def _process() -> tuple[int, int]:
-    "Rank of this process and how many there are."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-
-
-def _total(x: Tensor) -> Tensor:
-    "Sum over all processes."
-    if _process()[1] > 1:
-        dist.all_reduce(x)
-    return x
-
-
 def sample_rows(
     z: Tensor,  # this process's vectors, (n, d)
     keys: Tensor,  # a random number in [0, 1) for each, (n,)
     k: int,  # how many to take from all processes together
 ) -> tuple[Tensor, Tensor]:  # (k, d), and how many of these rows are filled: fewer than k where there are not enough vectors, 0-d
     "The k vectors with the highest keys, without repetition, the same on all processes."
-    rank, world = _process()
+    rank, world = process()
     if not len(z):  # a process without vectors takes part with one that nobody chooses
         z, keys = z.new_zeros(1, z.shape[1]), keys.new_full((1,), -1.0)
     best, index = (t[:k] for t in keys.sort(descending=True, stable=True))
@@ -92,7 +81,7 @@ def sample_rows(
         dist.all_gather(everyone, best)
     best, place = (t[:k] for t in torch.cat(everyone).sort(descending=True, stable=True))
     mine = (place // k == rank) & (best >= 0)
-    return _total(torch.where(mine[:, None], z[index[place % k]], 0.0)), (best >= 0).sum()
+    return total(torch.where(mine[:, None], z[index[place % k]], 0.0)), (best >= 0).sum()
 
 # %% ../../nbs/objectives/20_vq.ipynb #88786533
 def restarts(
@@ -142,13 +131,13 @@ def begin(
     rows: Tensor,  # this process's share of the first batch, (n, d)
 ) -> None:
     "Fill the code book with vectors drawn from the first global batch. All processes together."
-    rank, world = _process()
+    rank, world = process()
     keys = Draws(0, 0, rank, world, rows.device).child("code book").rand(len(rows))
     fresh, filled = sample_rows(rows, keys, len(book.codebook))
     place, filled = torch.arange(len(fresh), device=rows.device), filled.clamp_min(1)
-    total = _total(torch.full((), float(len(rows)), device=rows.device))
+    everyone = total(torch.full((), float(len(rows)), device=rows.device))
     book.codebook.copy_(fresh[place % filled])
-    book.counts.copy_((place < filled) * total / filled)
+    book.counts.copy_((place < filled) * everyone / filled)
     book.sums.copy_(book.codebook * book.counts[:, None])
     book.started.fill_(True)
     book.ready = True
@@ -165,7 +154,7 @@ def advance(
 ) -> None:
     "Moving averages over the global batch, then dead codes restart. All processes together."
     counts, sums = sum_by_code(rows, ids, len(book.codebook))
-    counts, sums = _total(torch.cat([counts[:, None], sums], 1)).tensor_split([1], 1)
+    counts, sums = total(torch.cat([counts[:, None], sums], 1)).tensor_split([1], 1)
     book.usage.copy_(counts[:, 0])
     book.codebook.copy_(move_codes(book.counts, book.sums, counts[:, 0], sums, decay, eps))
     if restart:
