@@ -145,6 +145,7 @@ MODES = {
     "whole": dict(frames=32, crop=None),
     "window": dict(frames=40, window=40, labels=True),
     "fast": dict(frames=60, window=30, labels=True),
+    "pad": dict(frames=70, pad=True, labels=True),
 }
 
 
@@ -184,6 +185,20 @@ def test_labels_and_valid(tiny_store):
     assert double["valid"].tolist() == [60] and np.array_equal(double["labels"][0, :60:2].numpy(), truth)
     inside = ClipLoader(tiny_store, [5], frames=50, batch=1, window=50).batch(0)
     assert inside["valid"].tolist() == [50] and "labels" not in inside
+
+
+def test_padded_clips_are_raw_frames(tiny_store):
+    loader = ClipLoader(tiny_store, range(6), frames=70, batch=6, pad=True, labels=True, seed=1)
+    starts = set()
+    for step in range(20):
+        got, (clips, start, _) = loader.batch(step), loader.draw(step)
+        assert sorted(clips.tolist()) == list(range(6))
+        starts.add(int(start[clips == 5][0]))
+        for x, i, valid, s, y in zip(got["x"], got["index"].tolist(), got["valid"].tolist(), start, got["labels"]):
+            frames = torch.from_numpy(tiny_store[i].xyz).permute(3, 0, 2, 1)[:, s:s + 70]
+            assert valid == min(70, 30 + 20 * i) and torch.equal(x[:, :valid], frames[:, :valid]) and (x[:, valid:] == frames[:, valid - 1:valid]).all()
+            assert (y[valid:] == IGNORE).all() and np.array_equal(y[:valid], tiny_store.frame_labels(i)[s:s + valid])
+    assert len(starts) > 10 and min(starts) >= 0 and max(starts) <= 60
 
 
 def test_prefetch_is_the_batches_in_order(tiny_store):

@@ -164,13 +164,14 @@ class ClipLoader:
         batch: int,  # samples a step, all processes together
         crop: tuple[float, float] | None = (0.5, 1.0),  # trimmed clips: part of the clip to take; None: the whole clip
         window: int | None = None,  # untrimmed takes: raw frames of a window (then crop does not apply)
+        pad: bool = False,  # trimmed clips: raw frames, not resized: a random piece of `frames` where a clip has more, else the clip and its last frame
         min_frames: int = 64,  # shortest crop, where the clip has so many frames
         seed: int = 0,
         labels: bool = False,  # also give the class id of every frame
     ):
         self.store, self.clips = store, np.asarray(clips, np.int64)
         self.frames, self.size, self.seed, self.labels = frames, batch, seed, labels
-        self.window, self.min_frames, self.crop = window, min_frames, crop or (1.0, 1.0)
+        self.window, self.pad, self.min_frames, self.crop = window, pad, min_frames, crop or (1.0, 1.0)
         self.lengths = np.diff(store.offsets)[self.clips]
         if not len(self.clips) or min(frames, batch, min_frames, window or 1) < 1 or not 0 < self.crop[0] <= self.crop[1] <= 1:
             given = f"{len(self.clips)} clips, frames={frames}, batch={batch}, crop={crop}, window={window}, min_frames={min_frames}"
@@ -189,6 +190,9 @@ class ClipLoader:
             take, start = random_windows(self.lengths, self.window, self.size, rng)
             return self.clips[take], start, np.full(self.size, self.window)
         take = _epoch_order(self.seed, step * self.size + np.arange(self.size), len(self.clips))
+        if self.pad:
+            spare = np.maximum(self.lengths[take] - self.frames, 0)
+            return self.clips[take], (rng.random(self.size) * (spare + 1)).astype(np.int64), np.full(self.size, self.frames)
         return self.clips[take], *random_crops(self.lengths[take], *self.crop, self.min_frames, rng)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
