@@ -68,7 +68,20 @@ class Toy(Method):
             p.lerp_(q, 0.1 + 0.1 * progress * float(draws.child("teacher", shared=True).rand(1)))
 
 
-def train(folders, steps, loader=None, batch=8, **config):
+class Careful(Toy):
+    "A toy whose parameters learn at different rates, begin at different times and are clipped apart."
+
+    def lr_scale(self, name):
+        return 0.1 if name.startswith("encoder.1") else 1.0
+
+    def frozen_until(self, name):
+        return 0.5 if name.startswith("head") else 0.0
+
+    def clip_group(self, name):
+        return name.split(".")[0]
+
+
+def train(folders, steps, loader=None, batch=8, toy=Toy, **config):
     "One training for each folder and number of steps, from the same initial weights."
     torch.set_num_threads(1)
     done = []
@@ -76,14 +89,15 @@ def train(folders, steps, loader=None, batch=8, **config):
         torch.manual_seed(0)
         settings = FitConfig(**{"steps": n, "batch": batch, "lr": 1e-2, "warmup": 0, "log_every": 1, "checkpoint_every": 3, "device": "cpu",
                                 "precision": "32-true", "clip": 1.0, **config})
-        method = Toy(dropout=settings.seed % 2 * 0.2)  # odd seeds use dropout
+        method = toy(dropout=settings.seed % 2 * 0.2)  # odd seeds use dropout
         done.append(fit(method, ToyLoader(batch, **(loader or {})), settings, folder).step)
     return done
 
 
 def train_then_nan(folders, steps):
-    "`train`, and then what is said when the last process alone meets a NaN."
-    done = train(folders, steps)
+    "`train`, the last folder with all that is not the default; and then what is said when the last process alone meets a NaN."
+    other = dict(optimizer="sgd", nesterov=True, schedule="steps", milestones=(3,), decay_all=True, clip=0.05, toy=Careful)
+    done = train(folders[:-1], steps[:-1]) + train(folders[-1:], steps[-1:], **other)
     try:
         train([folders[0] + "-nan"], [6], loader={"nan_at": 3})
     except TrainingError as e:

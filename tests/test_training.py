@@ -7,25 +7,27 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import Toy, ToyLoader, run_ranks, same_weights, train
+from helpers import Careful, Toy, ToyLoader, run_ranks, same_weights, train
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from skelnb.errors import CheckpointError, DiskError, ParameterError, TrainingError
-from skelnb.files import write_json
+from skelnb.files import read_json, write_json
 from skelnb.methods.base import Preset
 from skelnb.progress import MARK, Progress, bar_text
-from skelnb.training.checkpoint import load_resume, load_weights
+from skelnb.training.checkpoint import load_resume, load_weights, save_resume
 from skelnb.training.fit import FitConfig, fit
 from skelnb.training.log import JsonLog, read_log
-from skelnb.training.schedule import cosine, layer_ids, parameter_groups
+from skelnb.training.schedule import cosine, layer_ids, parameter_groups, stepped
+from skelnb.transforms.draws import Draws
 
 CPU = dict(batch=8, lr=1e-2, log_every=1, checkpoint_every=3, device="cpu", precision="32-true")
 
@@ -42,10 +44,10 @@ def log_of(folder):
 
 
 def test_one_and_two_processes_train_the_same(tmp_path):
-    runs = {n: [tmp_path / f"{n}-{steps}" for steps in (1, 5)] for n in (1, 2)}
+    runs = {n: [tmp_path / f"{n}-{name}" for name in ("1", "5", "sgd")] for n in (1, 2)}
     for n, folders in runs.items():
-        result = run_ranks("helpers:train_then_nan", {"folders": [str(f) for f in folders], "steps": [1, 5]}, n)
-        assert result["done"] == [1, 5] and "step 4: loss is nan, fill is nan" in result["error"]
+        result = run_ranks("helpers:train_then_nan", {"folders": [str(f) for f in folders], "steps": [1, 5, 6]}, n)
+        assert result["done"] == [1, 5, 6] and "step 4: loss is nan, fill is nan" in result["error"]
     for one, two in zip(runs[1], runs[2]):
         assert same_weights(weights(one), weights(two), 1e-5)
         pd.testing.assert_frame_equal(log_of(one), log_of(two), rtol=1e-4)
@@ -121,6 +123,42 @@ def test_another_training_is_refused_and_resume_false_starts_over(tmp_path):
     assert list(other.log.step) == [1, 2, 3, 4]
     more_often = FitConfig(steps=4, **{**CPU, "lr": 0.02, "log_every": 2, "checkpoint_every": 1})  # reporting may differ
     assert fit(Toy(), ToyLoader(nan_at=0), more_often, folder).step == 4  # and a finished folder touches no data
+
+
+OTHERS = {"sgd": dict(optimizer="sgd", nesterov=True, schedule="steps", milestones=(4, 7), warmup=2, decay_all=True),
+          "plain sgd": dict(optimizer="sgd", momentum=0.0, weight_decay=0.0),
+          "adam": dict(optimizer="adam", betas=(0.9, 0.999), schedule="steps", milestones=(7,), gamma=0.5),
+          "adamw": dict(weight_decay=0.04, weight_decay_end=0.2)}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_optimiser_resumes(tmp_path, name):
+    folder, config = interrupted(tmp_path, **OTHERS[name], clip=0.1), FitConfig(steps=10, **CPU, **OTHERS[name], clip=0.1)
+    resumed, whole = Toy(), None
+    fit(resumed, ToyLoader(), config, folder)
+    torch.manual_seed(0)
+    fit(whole := Toy(), ToyLoader(), config)
+    assert same_weights(resumed.state_dict(), whole.state_dict())
+
+
+def test_a_folder_of_an_older_version_is_resumed(tmp_path):
+    "Before there were other optimisers, fit.json and the optimiser's groups did not name them."
+    folder, new = interrupted(tmp_path), {f for f in FitConfig().to_dict()} - set(OLD)
+    write_json(folder / "fit.json", (old := read_json(folder / "fit.json")) | {"fit": {k: v for k, v in old["fit"].items() if k not in new}})
+    state = load_resume(folder / "resume.pt")
+    for group in state["optimizer"]["param_groups"]:
+        del group["frozen_until"], group["clip_group"]
+    save_resume(folder / "resume.pt", state)
+    with pytest.raises(CheckpointError, match="optimizer: 'adamw' there, 'adam' here"):
+        fit(Toy(), ToyLoader(), FitConfig(steps=10, **CPU, optimizer="adam"), folder)
+    for method in (Toy(), Toy()):  # resumed, then finished
+        fit(method, ToyLoader(), FitConfig(steps=10, **CPU), folder)
+        torch.manual_seed(0)
+        fit(whole := Toy(), ToyLoader(), FitConfig(steps=10, **CPU))
+        assert same_weights(method.state_dict(), whole.state_dict())
+
+
+OLD = ("steps batch lr min_lr warmup weight_decay betas layer_decay clip precision seed log_every checkpoint_every device devices").split()
 
 
 def test_a_finished_folder_gives_its_weights(tmp_path):
@@ -260,12 +298,161 @@ def test_impossible_settings_are_refused():
             FitConfig(**wrong)
 
 
+# ---- optimisers ---------------------------------------------------------------------------------------------------------------------
+
+
+def by_hand(optimizer, steps, rate, clip=None, toy=Toy):
+    "A plain PyTorch loop over the same batches and draws; `optimizer` is made from the parameters, `rate(step)` is the learning rate."
+    torch.manual_seed(0)
+    method = toy()
+    named = dict(method.named_parameters())
+    opt = optimizer({k: p for k, p in named.items() if p.requires_grad})
+    for step in range(steps):
+        draws = Draws(0, step)
+        for group in opt.param_groups:
+            group["lr"] = rate(step) * group.get("share", 1)
+        opt.zero_grad()
+        method(ToyLoader().batch(step), draws)["loss"].backward()
+        if clip:
+            clip(method)
+        opt.step()
+        with torch.no_grad():
+            method.after_step(draws.child("after_step"), (step + 1) / steps)
+    return method.state_dict()
+
+
+def fitted(toy=Toy, **config):
+    torch.manual_seed(0)
+    method = toy()
+    fit(method, ToyLoader(), FitConfig(**{**CPU, "steps": 8, **config}))
+    return method.state_dict()
+
+
+def decayed(named, share):
+    return [{"params": [p for p in named.values() if (p.ndim > 1) == thick], "weight_decay": share * thick} for thick in (True, False)]
+
+
+def test_optimisers_are_those_of_pytorch():
+    adamw = by_hand(lambda p: torch.optim.AdamW(decayed(p, 0.05), lr=1e-2, betas=(0.9, 0.95)), 8, lambda s: cosine(s, 8, 0, 1e-2))
+    assert same_weights(fitted(), adamw, 1e-7)
+    adam = by_hand(lambda p: torch.optim.Adam(p.values(), lr=1e-2, weight_decay=0.1), 8, lambda s: 1e-2 * 0.1 ** (s >= 5))
+    settings = dict(weight_decay=0.1, decay_all=True, betas=(0.9, 0.999), schedule="steps", milestones=(5,))
+    assert same_weights(fitted(optimizer="adam", **settings), adam, 1e-6)
+    assert not same_weights(fitted(optimizer="adamw", **settings), adam, 1e-4), "adam's decay is not adamw's"
+    sgd = by_hand(lambda p: torch.optim.SGD(p.values(), lr=1, momentum=0.9, weight_decay=1e-3, nesterov=True), 8, lambda s: 0.1 * 0.5 ** ((s >= 2) + (s >= 4)))
+    settings = dict(optimizer="sgd", lr=0.1, nesterov=True, weight_decay=1e-3, schedule="steps", milestones=(2, 4), gamma=0.5)
+    assert same_weights(fitted(**settings, decay_all=True), sgd, 1e-6)
+    assert not same_weights(fitted(**settings, decay_all=True, momentum=0.8), sgd, 1e-4) and not same_weights(fitted(**settings), sgd, 1e-6)
+
+
+def test_hooks_reach_the_single_parameter():
+    def groups(named):
+        slow = [p for k, p in named.items() if k.startswith("encoder.1")]
+        late, rest = [p for k, p in named.items() if k.startswith("head")], [p for k, p in named.items() if not k.startswith(("head", "encoder.1"))]
+        return torch.optim.SGD([{"params": slow, "share": 0.1}, {"params": late, "share": 0}, {"params": rest}], lr=1, momentum=0.9)
+
+    def clip(method):
+        for part in (method.encoder, method.head):
+            torch.nn.utils.clip_grad_norm_(part.parameters(), 0.05)
+
+    def first_half(toy):
+        "Half of a training, so that the head still stands still."
+        torch.manual_seed(0)
+        method, seen = toy(), []
+        method.register_buffer("kept", torch.zeros(1))
+        method.after_step = lambda draws, progress, after=method.after_step: (after(draws, progress / 2), seen.append(
+            {k: v.clone() for k, v in method.state_dict().items() if k != "kept"}) if progress == 0.5 else None)
+        result = fit(method, ToyLoader(), FitConfig(**CPU, steps=12, optimizer="sgd", schedule="steps", weight_decay=0, clip=0.05))
+        return seen[0], method, result.log
+
+    half, method, log = first_half(Careful)
+
+    class Half(Careful):
+        def after_step(self, draws, progress):
+            super().after_step(draws, progress / 4)
+
+    assert same_weights(half, by_hand(groups, 6, lambda s: 1e-2, clip, Half), 1e-6)
+    assert (half["head.weight"] != method.head.weight).any(), "it never began"
+    assert log.lr.tolist() == [1e-2] * 12
+
+
+def test_parts_are_clipped_apart():
+    norms = []
+
+    class Look(Careful):
+        def after_step(self, draws, progress):
+            norms.extend(torch.stack([p.grad.norm() for p in part.parameters()]).norm().item() for part in (self.encoder, self.head))
+
+    log = fit(Look(), ToyLoader(), FitConfig(**CPU, steps=1, clip=1e-3)).log
+    assert norms == pytest.approx([1e-3, 1e-3], rel=1e-3) and log.grad_norm[0] > 1e-2
+    fit(Look(), ToyLoader(), FitConfig(**CPU, steps=1, clip=0))
+    assert np.hypot(*norms[2:]) == pytest.approx(log.grad_norm[0], abs=2)  # another draw of the weights, but not clipped
+    assert min(norms[2:]) > 1e-2
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_16_mixed_unscales_clips_and_steps(monkeypatch, name):
+    "float16 is refused on the CPU, but works well enough there to see that scaling, clipping and each optimiser go together."
+    monkeypatch.setattr("skelnb.training.fit._precision", lambda config, device: config.precision)
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1024.0))  # no step is skipped
+    ends, logs = [], []
+    for precision in ("32-true", "16-mixed"):
+        torch.manual_seed(0)
+        method = Careful()
+        start = nn.utils.parameters_to_vector(method.parameters()).detach()
+        logs.append(fit(method, ToyLoader(), FitConfig(**CPU | OTHERS[name] | dict(steps=10, clip=0.02, precision=precision))).log)
+        ends.append(nn.utils.parameters_to_vector(method.parameters()).detach() - start)
+    np.testing.assert_allclose(logs[0].grad_norm, logs[1].grad_norm, rtol=0.02)
+    assert (logs[0].loss != logs[1].loss).any(), "float16 was not used"
+    assert (ends[0] - ends[1]).norm() < 0.15 * ends[0].norm(), "not the same path"
+
+
+def test_weight_decay_may_rise():
+    class Idle(Toy):
+        def losses(self, batch, draws):
+            return {"loss": sum(p.sum() for p in self.parameters()) * 0.0}
+
+    torch.manual_seed(0)
+    method = Idle()
+    before = {k: p.clone() for k, p in method.named_parameters()}
+    fit(method, ToyLoader(), FitConfig(**CPU | {"lr": 0.1}, steps=4, schedule="steps", weight_decay=0.04, weight_decay_end=0.2))
+    shrunk = np.prod([1 - 0.1 * cosine(s, 4, 0, 0.04, 0.2) for s in range(4)])
+    assert [cosine(s, 4, 0, 0.04, 0.2) for s in (0, 4)] == pytest.approx([0.04, 0.2])
+    for name, p in method.named_parameters():
+        want = before[name] * (shrunk if p.ndim > 1 and p.requires_grad else 1)
+        torch.testing.assert_close(p.detach(), want.detach() if p.requires_grad else p.detach())
+
+
+def test_settings_that_would_be_ignored_are_refused():
+    for wrong, message in (
+        (dict(milestones=(5,)), "with a cosine"), (dict(schedule="steps", min_lr=1e-5), "min_lr belongs to the cosine"),
+        (dict(schedule="steps", milestones=(9, 5)), "ascend"), (dict(schedule="steps", milestones=(1000,)), "training of 1000 steps"),
+        (dict(schedule="steps", milestones=(0, 5)), "between 0 and steps"), (dict(nesterov=True), "nesterov without momentum"),
+        (dict(optimizer="sgd", momentum=0, nesterov=True), "nesterov without momentum"), (dict(optimizer="adamm"), "did you mean 'adam'"),
+        (dict(weight_decay=0, weight_decay_end=0.2), "rises from 0"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            FitConfig(**wrong)
+
+
 # ---- schedule, log, presets ---------------------------------------------------------------------------------------------------------
 
 
 def test_cosine_goldens():
     assert [cosine(s, 10, 2, 1.0, 0.2) for s in (0, 1, 2, 6, 10)] == pytest.approx([0, 0.5, 1, 0.6, 0.2])
     assert cosine(0, 10, 0, 1.0) == 1.0 and cosine(5, 5, 5, 1.0) == 1.0
+
+
+@given(st.lists(st.integers(1, 30), max_size=4), st.floats(0.1, 0.9))
+def test_steps_are_those_of_pytorch(milestones, gamma):
+    milestones = sorted(milestones)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
+    for step in range(32):
+        assert stepped(step, milestones, gamma, 0.5) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert [stepped(s, (3,), 0.1, 1.0, 2) for s in range(4)] == pytest.approx([0, 0.5, 1, 0.1])
 
 
 def test_layer_decay_of_the_real_encoder():

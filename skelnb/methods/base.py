@@ -176,3 +176,15 @@ class Method(nn.Module):
         progress: float,  # share of the training done after this step, in (0, 1]
     ) -> None:
         "Called after each optimizer step, without gradient: move a teacher, a queue, a code book. Here: nothing."
+
+    def lr_scale(self, name: str) -> float:  # name of a parameter -> share of the scheduled learning rate
+        "How fast a parameter learns, next to the others: a head 1, the encoder under it 0.01; SLiM's patch embedding 0.2. Here: all alike."
+        return 1.0
+
+    def frozen_until(self, name: str) -> float:  # name of a parameter -> share of the training, in [0, 1]
+        "How long a parameter stands still at the beginning: SLiM's prototypes for 1/150 of the training. Here: none does."
+        return 0.0
+
+    def clip_group(self, name: str) -> str:  # name of a parameter -> any word
+        "Whose gradients are clipped together: SLiM clips encoder and each head apart. Here: all of them together."
+        return ""

@@ -30,10 +30,26 @@ from ..methods.base import Method, Preset
 from .checkpoint import load_resume, load_weights, save_resume, save_weights
 from ..progress import Progress
 from .log import JsonLog, read_log
-from .schedule import cosine, parameter_groups
+from .schedule import cosine, parameter_groups, stepped
 from ..transforms.draws import Draws
 
 # %% ../../nbs/training/40_fit.ipynb #681b5193
+def _inconsistent(c) -> tuple[str, str]:
+    "What in a `FitConfig` would be ignored or cannot be, and the remedy; empty texts where all is well."
+    m = c.milestones
+    if c.schedule == "cosine" and m:
+        return f"milestones = {m} with a cosine", "set schedule = steps, or leave the milestones out"
+    if c.schedule == "steps" and c.min_lr:
+        return f"min_lr = {c.min_lr} with steps", "min_lr belongs to the cosine; set it to 0"
+    if list(m) != sorted(m) or (m and not 0 < m[0] <= m[-1] < c.steps):
+        return f"milestones = {m} in a training of {c.steps} steps", "they count steps, ascend, and lie between 0 and steps"
+    if c.nesterov and not (c.optimizer == "sgd" and c.momentum > 0):
+        return "nesterov without momentum", "set optimizer = sgd and momentum = 0.9, or nesterov = no"
+    if c.weight_decay_end is not None and not c.weight_decay:
+        return "weight decay rises from 0, which marks what is not decayed", "let it begin at a small positive value"
+    return "", ""
+
+# %% ../../nbs/training/40_fit.ipynb #bfdf3048
 @dataclass
 class FitConfig(Preset):
     """How to train; what to train is the method's own preset."""
@@ -43,16 +59,33 @@ class FitConfig(Preset):
     lr: float = 1e-3  # highest learning rate
     min_lr: float = 0.0  # learning rate at the end of the cosine
     warmup: int = 0  # steps of linear warm-up
-    weight_decay: float = 0.05  # of AdamW, for parameters with two dimensions and more
-    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
+    weight_decay: float = 0.05  # for parameters with two dimensions and more
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW and Adam
     layer_decay: float | None = None  # fine-tuning: each layer learns at this share of the rate of the next
-    clip: float = 0.0  # largest norm of the gradient; 0: not clipped
+    clip: float = 0.0  # largest norm of the gradient (of each of the method's clip groups); 0: not clipped
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: settings.ini, then bf16 on a GPU that has it
     seed: int = 0  # of everything: batches, augmentations, dropout
     log_every: int = 10  # steps between two lines of the log
     checkpoint_every: int = 1000  # steps between two checkpoints
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: settings.ini, then cuda where there is one
     devices: int = 0  # processes that must take part; 0: as many as were started
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # adam: weight decay is added to the gradient (L2)
+    momentum: float = 0.9  # of SGD
+    nesterov: bool = False  # SGD looks ahead along its momentum
+    schedule: Literal["cosine", "steps"] = "cosine"  # after the warm-up
+    milestones: tuple[int, ...] = ()  # schedule "steps": after so many steps the rate is multiplied by gamma
+    gamma: float = 0.1  # schedule "steps"
+    decay_all: bool = False  # weight decay for biases and normalisation layers too, as plain PyTorch code does
+    weight_decay_end: float | None = None  # SLiM: weight decay at the end, reached on half a cosine; None: constant
+
+    def rate(
+        self,
+        step: int,  # steps taken so far
+    ) -> float:
+        "The scheduled learning rate of the step after `step` ones."
+        if self.schedule == "steps":
+            return stepped(step, self.milestones, self.gamma, self.lr, self.warmup)
+        return cosine(step, self.steps, self.warmup, self.lr, self.min_lr)
 
     def check(self):
         for name in ("steps", "batch", "log_every", "checkpoint_every"):
@@ -61,6 +94,9 @@ class FitConfig(Preset):
         if not 0 <= self.min_lr <= self.lr or not 0 <= self.warmup <= self.steps:
             raise ParameterError("the schedule runs backwards", place="FitConfig",
                                  remedy="keep 0 <= min_lr <= lr and 0 <= warmup <= steps")
+        wrong, remedy = _inconsistent(self)
+        if wrong:
+            raise ParameterError(wrong, place="FitConfig", remedy=remedy)
 
 
 class FitResult(NamedTuple):
@@ -171,7 +207,8 @@ def _describe(method: Method, config: FitConfig) -> dict:
 
 def _differences(old: dict, new: dict) -> list[str]:
     "The settings in which two descriptions differ, `name: old there, new here`."
-    there, here = ({"method": d["method"], **d["preset"], **{k: v for k, v in d["fit"].items() if k not in _FREE}} for d in (old, new))
+    usual = json.loads(json.dumps(FitConfig().to_dict()))
+    there, here = ({"method": d["method"], **d["preset"], **{k: v for k, v in (usual | d["fit"]).items() if k not in _FREE}} for d in (old, new))
     return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k, ...) != here.get(k, ...)]
 
 # %% ../../nbs/training/40_fit.ipynb #eb1978e7
@@ -214,23 +251,47 @@ def _scaled(fabric: Fabric) -> bool:
 
 
 def _optimizer(method: Method, config: FitConfig, fabric: Fabric) -> torch.optim.Optimizer:
-    "AdamW; fused into one kernel, except under 16-mixed, whose gradients are unscaled and clipped outside of it."
-    groups = parameter_groups(method, config.weight_decay, config.layer_decay)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=not _scaled(fabric))
+    "The optimiser; fused into one kernel, except under 16-mixed, whose gradients are unscaled and clipped outside of it."
+    groups = parameter_groups(method, config.weight_decay, config.layer_decay, config.decay_all, method.lr_scale, method.frozen_until, method.clip_group)
+    fused = not _scaled(fabric)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+    return kind(groups, lr=config.lr, betas=config.betas, fused=fused)
 
 
+def _set_rates(optimizer, config: FitConfig, step: int) -> None:
+    "Learning rate and weight decay of every group for the step after `step` ones."
+    rate = config.rate(step)
+    for group in optimizer.param_groups:
+        still = step / config.steps < group.get("frozen_until", 0.0)  # a state saved by an older version does not name it
+        group["lr"] = 0.0 if still else rate * group["lr_scale"]
+        if config.weight_decay_end is not None and group["weight_decay"]:
+            group["weight_decay"] = cosine(step, config.steps, 0, config.weight_decay, config.weight_decay_end)
+
+
+def _clip(fabric: Fabric, module, optimizer, limit: float) -> Tensor:
+    "Clip the gradients of each clip group to the norm `limit` (0: none); the norm of all of them before, 0-d."
+    parts = {}
+    for group in optimizer.param_groups:
+        parts.setdefault(group.get("clip_group", ""), []).extend(group["params"])
+    alone = len(parts) == 1
+    norm = fabric.clip_gradients(module, optimizer, max_norm=limit if limit and alone else inf, error_if_nonfinite=False)
+    for params in () if alone or not limit else parts.values():
+        torch.nn.utils.clip_grad_norm_(params, limit)
+    return norm
+
+# %% ../../nbs/training/40_fit.ipynb #d1ea9cee
 def _train_step(fabric: Fabric, module, method: Method, optimizer, batch: dict, config: FitConfig, step: int, monitor: Monitor, look: bool):
     "Step number `step` (from 0): forward, backward, clip, look at the terms, move the weights, let the method follow."
     draws = Draws(config.seed, step, fabric.global_rank, fabric.world_size, fabric.device)
     torch.manual_seed(draws.child(f"modules of process {fabric.global_rank}").generator.initial_seed())
     method.progress = step / config.steps
-    rate = cosine(step, config.steps, config.warmup, config.lr, config.min_lr)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
+    _set_rates(optimizer, config, step)
     optimizer.zero_grad()
     terms = module(batch, draws)
     fabric.backward(terms["loss"])
-    norm = fabric.clip_gradients(module, optimizer, max_norm=config.clip or inf, error_if_nonfinite=False)
+    norm = _clip(fabric, module, optimizer, config.clip)
     monitor.add(step + 1, {**{k: v for k, v in terms.items() if v.ndim == 0}, "grad_norm": norm})
     if look:
         monitor.read()
@@ -293,8 +354,7 @@ class _Run:
         "A line of the log."
         (before, then), now = self.logged, time.monotonic()
         rate = (self.step - before) * self.config.batch / max(now - then, 1e-9)
-        group = self.optimizer.param_groups[0]
-        row = {"step": self.step, **self.monitor.means(), "lr": group["lr"] / group["lr_scale"], "samples_per_second": round(rate, 2)}
+        row = {"step": self.step, **self.monitor.means(), "lr": self.config.rate(self.step - 1), "samples_per_second": round(rate, 2)}
         self.logged = (self.step, now)
         self.rows.append(row)
         if self.log and self.fabric.is_global_zero:
