@@ -292,7 +292,11 @@ class Lode(Method):
         if self.teacher is not None:
             self.teacher.after_step(draws, self.encoder, self.project)
 
-    def features(self, x: Tensor) -> Features:  # x (N, C, T, V, M)
-        "What the frozen encoder says of whole clips: centred as in training, nothing hidden, nothing turned."
+    def prepare(self, x: Tensor) -> Tensor:  # (N, C, T, V, M), both
+        "Whole clips as the encoder wants them: centred as in training. The main person's joint is everybody's origin."
         check_input(x, self.preset)
-        return self.encoder(center(x, self.preset.center_joint, self.preset.center))
+        return center(x, self.preset.center_joint, self.preset.center)
+
+    def features(self, x: Tensor) -> Features:  # x (N, C, T, V, M)
+        "What the frozen encoder says of whole clips: prepared as in training, nothing hidden, nothing turned."
+        return self.encoder(self.prepare(x))
