@@ -162,9 +162,13 @@ class Method(nn.Module):
         "Named 0-d terms; `\"loss\"` is minimised, every other one is logged."
         raise NotImplementedError(f"{type(self).__name__}.losses")
 
+    def prepare(self, x: Tensor) -> Tensor:  # (N, C, T, V, M), both
+        "What whole clips need before the encoder sees them: centring, streams. Persons may depend on each other here, as in a common origin."
+        return x
+
     def features(self, x: Tensor) -> Features:  # x (N, C, T, V, M)
-        "What the frozen encoder says of whole clips; a method that prepares its input (centring, streams) does so here too."
-        return self.encoder(x)
+        "What the frozen encoder says of whole clips."
+        return self.encoder(self.prepare(x))
 
     def forward(self, batch: dict[str, Tensor], draws) -> dict[str, Tensor]:
         "`losses`; called through `forward` so that the hooks of `DistributedDataParallel` fire."
