@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.features import Features
 from ..backbones.vit import Decoder, SkeletonViT, xavier
 from ..errors import DataError, ParameterError
 from .base import Method, Preset
@@ -296,7 +295,3 @@ class Lode(Method):
         "Whole clips as the encoder wants them: centred as in training. The main person's joint is everybody's origin."
         check_input(x, self.preset)
         return center(x, self.preset.center_joint, self.preset.center)
-
-    def features(self, x: Tensor) -> Features:  # x (N, C, T, V, M)
-        "What the frozen encoder says of whole clips: prepared as in training, nothing hidden, nothing turned."
-        return self.encoder(self.prepare(x))
