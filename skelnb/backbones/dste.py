@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .features import Features
+from .linear import Linear, linear
 from .vit import MLP, Attention, drop_path
 from ..errors import CheckpointError, ParameterError
 
@@ -30,7 +31,7 @@ def spatial_tokens(x: Tensor) -> Tensor:  # (N, C, T, V, M) -> (N, M * V, T * C)
 # %% ../../nbs/backbones/20_dste.ipynb #9d55dd21
 def embedding(inputs: int, dim: int) -> nn.Sequential:
     "Linear, LayerNorm, ReLU, Linear on each token."
-    return nn.Sequential(nn.Linear(inputs, dim), nn.LayerNorm(dim), nn.ReLU(), nn.Linear(dim, dim))
+    return nn.Sequential(Linear(inputs, dim), nn.LayerNorm(dim), nn.ReLU(), Linear(dim, dim))
 
 
 def sinusoid(length: int, dim: int) -> Tensor:  # (1, length, dim)
@@ -51,7 +52,7 @@ class DenseShift(nn.Module):
         super().__init__()
         if shift not in ("release", "paper") or gap < 1:
             raise ParameterError(f"shift = {shift!r}, gap = {gap} is unknown", remedy="use 'release' or 'paper', and a gap of 1 or more")
-        self.wt1, self.wt2 = nn.Linear(tokens, tokens), nn.Linear(tokens, tokens)
+        self.wt1, self.wt2 = Linear(tokens, tokens), Linear(tokens, tokens)
         exception = torch.arange(tokens) % gap == 0
         self.register_buffer("stays", (exception if shift == "release" else ~exception)[:, None], persistent=False)
 
@@ -106,7 +107,7 @@ class DenseLayer(nn.Module):
     def _near(self, x: Tensor) -> Tensor:
         "The convolution on tokens (N, L, D); of width 1 it is a matrix product."
         if self.conv.kernel_size == (1,) and self.conv.groups == 1:
-            return F.linear(x, self.conv.weight[..., 0], self.conv.bias)
+            return linear(x, self.conv.weight[..., 0], self.conv.bias)
         return self.conv(x.mT).mT
 
     def forward(self, x: Tensor) -> Tensor:  # (N, L, D) -> (N, L, D)
@@ -134,7 +135,7 @@ class PlainLayer(nn.Module):
     def __init__(self, dim: int, heads: int = 1):
         super().__init__()
         self.attn = Attention(dim, heads)
-        self.linear1, self.linear2 = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.linear1, self.linear2 = Linear(dim, dim), Linear(dim, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, L, D) -> (N, L, D)

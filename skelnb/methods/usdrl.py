@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..backbones.dste import DSTE, STTR, from_usdrl, to_usdrl
 from ..errors import CheckpointError, DataError, ParameterError
+from ..backbones.linear import Linear
 from .base import Method, Preset
 from ..objectives.decorrelation import Weights, decorrelation
 from ..objectives.processes import BatchNorm
@@ -127,8 +128,8 @@ class Projector(nn.Sequential):
     """Linear, BatchNorm, ReLU, twice, and a last Linear."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int):
-        layers = [layer for a in (inputs, hidden) for layer in (nn.Linear(a, hidden), BatchNorm(hidden), nn.ReLU())]
-        super().__init__(*layers, nn.Linear(hidden, outputs))
+        layers = [layer for a in (inputs, hidden) for layer in (Linear(a, hidden), BatchNorm(hidden), nn.ReLU())]
+        super().__init__(*layers, Linear(hidden, outputs))
         for layer in self:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
