@@ -8,7 +8,7 @@ from conftest import make_clip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skelnb.data.clip import AXES, Clip, Segment, admit, disjoint, drop_empty_frames, frame_labels, frame_targets, runs
+from skelnb.data.clip import AXES, Clip, Segment, admit, disjoint, drop_empty_frames, frame_labels, frame_targets, runs, trimmed
 from skelnb.errors import DataError, LayoutError, ParameterError
 from skelnb.topology import layout, map_joints
 
@@ -180,3 +180,15 @@ def test_disjoint_agrees_with_painting(drawn):
     assert np.array_equal(frame_labels(flat, classes), painted)
     targets = frame_targets(clip, classes)
     assert targets[np.arange(40), painted].all() and (targets[:, 0] == (painted == 0)).all()
+
+
+def test_trimmed_clips_are_the_segments():
+    confidence = np.random.default_rng(0).random((50, 1, 25)).astype(np.float32)
+    segments = [(0, 12, "wave"), (10, 20, "punch"), (20, 25, "background"), (30, 34, "punch"), (40, 50, "wave")]
+    take = make_clip("take", 50, segments=segments, subject="s1", confidence=confidence)
+    take.xyz[40:43] = take.xyz[48:] = 0
+    found = {c.name: c for c in trimmed(take, shortest=5)}
+    assert {n: (c.label, len(c)) for n, c in found.items()} == {"take_000": ("wave", 12), "take_001": ("punch", 10), "take_004": ("wave", 5)}
+    assert np.array_equal(found["take_004"].xyz, take.xyz[43:48]) and np.array_equal(found["take_001"].confidence, confidence[10:20])
+    assert all(c.subject == "s1" and not c.segments for c in found.values())
+    assert list(trimmed(make_clip("empty", 10))) == []

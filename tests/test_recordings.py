@@ -8,7 +8,7 @@ import pytest
 from conftest import make_clip
 
 from skelnb.data.packed import write_packed
-from skelnb.data.recordings import PRETRAIN, TAKES, prepare, read_set
+from skelnb.data.recordings import PRETRAIN, TAKES, prepare, prepare_recognition, read_set
 from skelnb.errors import DataError
 
 FILES = sorted([f"{n}.npz" for n in PRETRAIN] + ["segments.csv", "sequences.csv"])
@@ -122,3 +122,14 @@ def test_a_broken_file_leaves_no_store(small, tmp_path):
     with pytest.raises(DataError, match="hdm05.npz"):
         prepare(small, tmp_path / "stores")
     assert not (tmp_path / "stores").exists() or list((tmp_path / "stores").iterdir()) == []
+
+
+def test_recognition_of_the_real_recordings(recordings, tmp_path):
+    stores = prepare_recognition(recordings / "skeletons", tmp_path)
+    assert {n: (len(s), len(s.classes)) for n, s in stores.items()} == {"movements": (2000, 10), "forms": (2000, 20), "hdm05": (288, 11), "strikes": (349, 8)}
+    for store in stores.values():
+        train, test = (set(store.table["subject"][store.split("split", part)]) for part in ("train", "test"))
+        assert train and test and not train & test
+    assert {label.rsplit("_", 1)[1] for label in stores["forms"].classes} == {"correct", "incorrect"}
+    again = prepare_recognition(recordings / "skeletons", tmp_path, ["hdm05"])
+    assert list(again) == ["hdm05"] and again["hdm05"].checksum == stores["hdm05"].checksum

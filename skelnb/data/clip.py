@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKGROUND', 'UNITS', 'AXES', 'Segment', 'Clip', 'drop_empty_frames', 'admit', 'frame_labels', 'frame_targets',
-           'disjoint', 'runs', 'to_layout', 'orient']
+           'disjoint', 'runs', 'trimmed', 'to_layout', 'orient']
 
 # %% ../../nbs/data/05_clip.ipynb #1a1675d6
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
@@ -271,12 +271,26 @@ def runs(
     starts, ends = np.r_[0, edges][: len(labels)], np.r_[edges, len(labels)][: len(labels)]
     return [(int(s), int(e), labels[s].item()) for s, e in zip(starts, ends)]
 
-# %% ../../nbs/data/05_clip.ipynb #7cbf5665
+# %% ../../nbs/data/05_clip.ipynb #807849b2
 def _plain(clip: Clip, **changes) -> Clip:
     "A `Clip` with the fields of `clip`, which may be of a subclass whose further fields the change would invalidate."
     return Clip(**{f.name: getattr(clip, f.name) for f in fields(Clip)} | changes)
 
 
+def trimmed(
+    clip: Clip,  # a take with segments
+    shortest: int = 1,  # frames; shorter segments are left out
+) -> Iterator[Clip]:  # named <clip>_000, <clip>_001, ... by the place of the segment; empty frames at both ends left out
+    "One clip for each segment that is an action, with its label."
+    for place, s in enumerate(clip.segments):
+        present = clip.present[s.start:s.end].any(1)
+        if s.label == BACKGROUND or present.sum() < max(shortest, 1):
+            continue
+        part = slice(s.start + int(present.argmax()), s.end - int(present[::-1].argmax()))
+        confidence = None if clip.confidence is None else clip.confidence[part]
+        yield _plain(clip, xyz=clip.xyz[part], confidence=confidence, name=f"{clip.name}_{place:03d}", label=s.label, segments=())
+
+# %% ../../nbs/data/05_clip.ipynb #7cbf5665
 def to_layout(
     clip: Clip,
     layout: str,  # name of the layout wanted
