@@ -12,6 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from skelnb.data.windows import IGNORE
 from skelnb.errors import DataError, ParameterError
+from skelnb.evaluation import neighbours as module
 from skelnb.evaluation.examples import Examples
 from skelnb.evaluation.neighbours import Neighbours, knn, knn_frames, knn_many, nearest, retrieval, vote
 
@@ -97,6 +98,22 @@ def test_leave_one_out_over_several_tiles_finds_the_duplicate():
     x[8500] = x[3]
     value, index = nearest(x, None, 1, block=512)
     assert index[3] == 8500 and index[8500] == 3 and value[3] == pytest.approx(1, abs=1e-6) and (index[:, 0] != torch.arange(9000)).all()
+
+
+def test_distances_far_from_the_origin():
+    rng = np.random.default_rng(0)
+    q, g = rng.normal(size=(20, 9)), rng.normal(size=(400, 9))
+    value, index = nearest(q, g, 5, "euclidean")
+    far = nearest(torch.from_numpy(q + 2000), torch.from_numpy(g + 2000), 5, "euclidean")
+    assert torch.equal(far[1], index) and torch.allclose(far[0], value, atol=1e-3)
+
+
+def test_keys_order_like_the_numbers():
+    s = torch.tensor([-torch.inf, -2.5, -1e-30, -0.0, 0.0, 1e-30, 0.3, torch.inf])
+    keys = module._keys(s, torch.arange(8))
+    assert keys.argsort().tolist() == [0, 1, 2, 4, 3, 5, 6, 7]  # of the two zeros the lower index is the larger key
+    value, index = module._unpack(keys)
+    assert torch.equal(value, s) and index.tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-5, 1e30])
