@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .features import Features
+from .linear import Linear
 from ..errors import CheckpointError, ParameterError
 from ..transforms.masks import take
 from ..transforms.spatial import present
@@ -29,7 +30,7 @@ class UnitEmbed(nn.Module):
     ):
         super().__init__()
         self.unit = unit
-        self.proj = nn.Linear(unit * channels, dim)
+        self.proj = Linear(unit * channels, dim)
 
     def forward(
         self,
@@ -72,8 +73,8 @@ class Attention(nn.Module):
         if dim % heads:
             raise ParameterError(f"{heads} heads do not divide a width of {dim}", remedy="choose heads that divide dim")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, k, D) -> (n, k, D)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -89,8 +90,8 @@ class MLP(nn.Module):
         hidden: int,  # width between the layers
     ):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, k, D) -> (n, k, D)
         return self.fc2(F.gelu(self.fc1(x)))
@@ -221,7 +222,7 @@ class Decoder(nn.Module):
         mask_token: bool = True,  # have a learnable fill; False: `forward` must be given one
     ):
         super().__init__()
-        self.embed = xavier(nn.Linear(dim, dim))
+        self.embed = xavier(Linear(dim, dim))
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dim), std=0.02)) if mask_token else None
         self.positions = Positions(grid, dim)
         self.blocks = nn.ModuleList(Block(dim, heads, mlp) for _ in range(depth))
