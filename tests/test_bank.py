@@ -21,6 +21,7 @@ from skelnb.data.store import SkeletonStore
 from skelnb.errors import DataError, LayoutError, ParameterError, TrainingError
 from skelnb.evaluation import bank as module
 from skelnb.evaluation.bank import POOLINGS, READOUTS, FeatureBank, View, extract_bank
+from skelnb.evaluation.features import RawCoordinates
 from skelnb.methods.lode import Lode
 from skelnb.methods.usdrl import Usdrl, UsdrlPreset
 from skelnb.topology import map_joints
@@ -229,7 +230,7 @@ def test_nobody_is_not_encoded(crowd):
 
 
 def test_encoders_that_see_persons_together_get_whole_clips(crowd):
-    for encoder, view in ((Together(3), SHORT), (Together(2), View(frames=16, persons=2)), (USDRL, View(frames=32, persons=2))):
+    for encoder, view in ((Together(3), SHORT), (RawCoordinates(), SHORT), (Together(2), View(frames=16, persons=2)), (USDRL, View(frames=32, persons=2))):
         bank = extract_bank(encoder, crowd, view=view, batch=4)
         close(bank.pooled(), everybody(encoder, crowd, view).clip)
         assert torch.equal(bank.pooled("clip", "together"), bank.pooled()) and bank.index.tolist() == [[i, -1] for i in range(9)]

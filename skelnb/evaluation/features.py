@@ -110,6 +110,8 @@ def cut(
 class RawCoordinates(nn.Module):
     """The baseline below all encoders: a unit's own coordinates, with the origin at one joint of the window's first frame (or of every frame)."""
 
+    persons_apart = False  # the main person's joint is everybody's origin
+
     def __init__(
         self,
         unit: int = 4,  # frames of a motion unit
