@@ -61,7 +61,7 @@ class Examples:
     def take(self, rows) -> "Examples":
         "Some of the clips: (n,) row numbers or an (N,) mask."
         rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        rows = np.flatnonzero(rows) if rows.dtype == bool else np.ascontiguousarray(rows)
         return Examples(self.x[torch.as_tensor(rows).to(self.x.device)], self.y[rows], self.classes, self.clips[rows], self.groups[rows], self.data)
 
 # %% ../../nbs/evaluation/05_examples.ipynb #99a656f2
