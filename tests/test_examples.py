@@ -22,7 +22,8 @@ def test_rows_can_be_taken_in_any_way():
     e = examples(clips=np.arange(9) + 100)
     for rows in ([2, 0], np.array([8, 4, 0]), np.arange(9)[::-1], e.y == 1, [-1]):
         some, index = e.take(rows), np.arange(9)[rows] if not isinstance(rows, list) else np.arange(9)[np.array(rows)]
-        assert torch.equal(some.x, e.x[torch.from_numpy(index.copy())]) and np.array_equal(some.clips, e.clips[index]) and np.array_equal(some.groups, e.groups[index])
+        assert torch.equal(some.x, e.x[torch.from_numpy(index.copy())])
+        assert np.array_equal(some.clips, e.clips[index]) and np.array_equal(some.groups, e.groups[index])
     assert e.y.dtype == np.int64 and e.x.dtype == torch.float32
 
 
