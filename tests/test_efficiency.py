@@ -15,8 +15,8 @@ from skelnb.backbones.dste import DSTE, STTR
 from skelnb.backbones.features import Features
 from skelnb.backbones.vit import SkeletonViT
 from skelnb.errors import DataError, ParameterError
-from skelnb.evaluation.efficiency import (FORMULAS, count_macs, efficiency_table, params, peak_memory, stgcn_blocks, throughput, usdrl_macs, vit_macs,
-                                          vit_parts)
+from skelnb.evaluation import efficiency
+from skelnb.evaluation.efficiency import count_macs, efficiency_table, params, peak_memory, stgcn_blocks, throughput, usdrl_macs, vit_macs, vit_parts
 from skelnb.evaluation.features import RawCoordinates
 from skelnb.methods.lode import Lode
 from skelnb.transforms.draws import Draws
@@ -138,7 +138,6 @@ def test_fused_transformer_layer(train, padding, mode):
     net = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24, dropout=0, batch_first=True), 2).train(train)
     count = count_macs(lambda: net(torch.randn(3, 5, 16), src_key_padding_mask=padding), module=net)
     assert count.total == 3 * vit_macs(5, 16, 2, 24) and not count.uncounted
-    assert torch.backends.mha.get_fastpath_enabled()
     assert count.by_module().loc["layers.*.linear1", "macs"] == 3 * 2 * 5 * 16 * 24
 
 
@@ -152,7 +151,7 @@ def test_recurrent(kind, gates, both, mode):
 
 def test_recurrent_layers_of_cudnn():
     "Its operator takes all layers' weights in a list, biases too: those are not multiplied."
-    formula = FORMULAS["_cudnn_rnn"][1]
+    formula = efficiency.FORMULAS["_cudnn_rnn"][1]
     net = nn.GRU(6, 8, 2, bidirectional=True)
     assert formula(None, z(5, 3, 6), list(net.parameters()), 4, None, z(4, 3, 8), None, 3) == macs(net, z(5, 3, 6))
 
@@ -211,6 +210,16 @@ def test_unknown_operations_are_named(mode):
 def test_heavy_operations_that_are_left_out(f):
     with pytest.warns(UserWarning, match="not counted as multiply-adds"):
         count_macs(f)
+
+
+@pytest.mark.parametrize("name, heavy", [
+    ("_cdist_forward", True), ("_linalg_eigh", True), ("_grouped_mm", True), ("conv_tbc", True), ("_flash_attention_forward", True), ("_trilinear", True),
+    ("miopen_rnn", True), ("_sparse_mm", True), ("flash_attn::_forward", True), ("lgamma", False), ("_thnn_fused_gru_cell", False),
+    ("_cudnn_rnn_flatten_weight", False), ("mkldnn_reorder_conv2d_weight", False), ("_convert_indices_from_csr_to_coo", False),
+    ("upsample_bilinear2d", False), ("_fused_sdp_choice", False), ("prim::device", False), ("_nested_get_jagged_dummy", False), ("native_layer_norm", False),
+])
+def test_what_is_heavy(name, heavy):
+    assert efficiency._is_heavy(name) == heavy
 
 
 def test_operations_of_extensions_are_named():
@@ -306,14 +315,8 @@ def test_counting_leaves_no_trace():
     with pytest.raises(RuntimeError, match="no"):
         count_macs(nn.Sequential(net, Breaks()), z(2, 4))
     registered = nn.modules.module
-    assert not registered._global_forward_hooks and not registered._global_forward_pre_hooks and torch.backends.mha.get_fastpath_enabled()
+    assert not registered._global_forward_hooks and not registered._global_forward_pre_hooks
     assert torch.equal(state, torch.random.get_rng_state()) and count_macs(net, z(2, 4)).total == 32
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        count_macs(net, z(2, 4))
-        assert not torch.backends.mha.get_fastpath_enabled()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def test_compiled_and_empty():
@@ -545,7 +548,6 @@ def test_throughput_ends_with_memory():
 
 def test_throughput_doubles_until_it_no_longer_helps(monkeypatch):
     "Seconds per batch: 1, 1, 1, 2, 4, 8: from 4 clips on nothing is gained, and two doublings later it ends."
-    import skelnb.evaluation.efficiency as module
     seconds = {1: 1.0, 2: 1.0, 4: 1.0, 8: 2.0, 16: 4.0, 32: 8.0}
     sizes = []
 
@@ -556,11 +558,11 @@ def test_throughput_doubles_until_it_no_longer_helps(monkeypatch):
         sizes.append(n)
         return batch(n)
 
-    monkeypatch.setattr(module, "_median_seconds", fake)
-    speed = module.throughput(Toy(), made)
+    monkeypatch.setattr(efficiency, "_median_seconds", fake)
+    speed = throughput(Toy(), made)
     assert speed.table.batch.tolist() == [1, 2, 4, 8, 16] and speed.best["batch"] == 4 and speed.best["clips_per_second"] == 4
-    assert module.throughput(Toy(), made, largest=3).table.batch.tolist() == [1, 2]
-    assert module.throughput(Toy(), made, (16, 32, 8)).table.batch.tolist() == [1, 8, 16, 32]
+    assert throughput(Toy(), made, largest=3).table.batch.tolist() == [1, 2]
+    assert throughput(Toy(), made, (16, 32, 8)).table.batch.tolist() == [1, 8, 16, 32]
 
 
 def test_throughput_refuses():

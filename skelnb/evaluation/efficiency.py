@@ -264,14 +264,11 @@ def count_macs(
     root = next((m for m in (module, model, getattr(model, "__self__", None)) if isinstance(m, nn.Module)), None)
     modules = _Modules(root)
     counter = _Counter({**FORMULAS, **(formulas or {})}, modules)
-    fast = torch.backends.mha.get_fastpath_enabled()
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.filterwarnings("ignore", "Using `torch.compile")  # our hooks are harmless there
         stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []))
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it would take seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        torch.backends.mha.set_fastpath_enabled(False)
         for context in (*modules.hooks(), _WholeAttention(counter), counter):
             stack.enter_context(context)
         model(*inputs)
