@@ -33,7 +33,7 @@ class Draws:
     ):
         if not 0 <= rank < world:
             raise ParameterError(f"rank {rank} of {world} processes", remedy="rank counts from 0 to world - 1")
-        self.seed, self.step, self.rank, self.world, self.device, self.name = seed, step, rank, world, torch.device(device), name
+        self.seed, self.step, self.rank, self.world, self.device, self.name = int(seed), int(step), rank, world, torch.device(device), name
         self.generator = torch.Generator(self.device).manual_seed(_seed(seed, step, name))
 
     def child(
