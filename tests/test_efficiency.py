@@ -538,6 +538,20 @@ def test_throughput(precision, train):
     assert net.training and net.layer.weight.grad is None and all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
+@pytest.mark.parametrize("precision, kind", [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+@pytest.mark.parametrize("train", [False, True])
+def test_throughput_runs_as_told(train, precision, kind):
+    seen = set()
+
+    class Tells(Toy):
+        def forward(self, x):
+            seen.add((torch.is_grad_enabled(), self.training, self.layer(x[..., 0].flatten(2)[:, 0, :75]).dtype))
+            return super().forward(x)
+
+    throughput(Tells(), lambda n: batch(n + 1), (1,), seconds=0.001, precision=precision, train=train)
+    assert seen == {(train, train, kind)}
+
+
 def test_throughput_ends_with_memory():
     speed = throughput(Toy(limit=4), batch, seconds=0.001, warmup=0, largest=64)
     assert speed.table.batch.tolist() == [1, 2, 4] and speed.table.note.tolist() == ["", "", "out of memory"]
