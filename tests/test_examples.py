@@ -29,7 +29,9 @@ def test_rows_can_be_taken_in_any_way():
 
 @pytest.mark.parametrize("change, message", [
     (dict(y=[0, 1, 3]), r"clip 12: class 3 is not one of 0\.\.2"), (dict(y=[0, -1, 2]), "clip 11: class -1"), (dict(y=[0, 1]), "y has shape"),
-    (dict(y=[0, 1.5, 2]), "clip 11: class 1.5"), (dict(x=np.array([[0, 1], [np.nan, 0], [1, 1]])), "clip 11: features are not finite"),
+    (dict(y=[0, 1.5, 2]), "y are not whole numbers"), (dict(y=["walk", "run", "run"]), "y are not whole numbers"),
+    (dict(clips=[1, 2.5, 3]), "clips are not whole"), (dict(classes="abc"), "classes are 'abc'"), (dict(classes=("a", "a", "b")), "different names"),
+    (dict(x=np.array([[0, 1], [np.nan, 0], [1, 1]])), "clip 11: features are not finite"),
     (dict(x=np.zeros((3, 2, 2))), r"not \(N, D\)"), (dict(x=np.zeros((0, 2)), y=[]), r"not \(N, D\)"), (dict(groups=["a"]), "groups has shape"),
 ])
 def test_bad_examples_are_refused(change, message):
@@ -63,6 +65,10 @@ def test_whole_groups_are_held_out(people, share, seed):
 def test_nobody_to_hold_out():
     with pytest.raises(DataError, match="1 group to hold out from"):
         hold_out(["a", "a"])
+    for share in (0, 1, -0.5, 2):
+        with pytest.raises(ParameterError, match="share"):
+            hold_out(["a", "b"], share)
+    assert hold_out(["a", None, "b", None], 0.3).sum() in (1, 2)
     with pytest.raises(ParameterError, match="best_test"):
         check_selection("best")
     assert check_selection("validation") == "validation"
@@ -93,6 +99,12 @@ def test_ties_go_to_the_lower_class_in_every_count():
 
 def test_bad_scores_are_refused():
     e = examples(3)
+    with pytest.raises(ParameterError, match="besttest"):
+        Outcome.of(np.zeros((3, 3)), e, selection="last+besttest")
+    assert Outcome.of(torch.eye(3, requires_grad=True), e, selection="best_test+last").accuracy == 1
+    for rows in (np.ones(2, bool), []):
+        with pytest.raises(DataError):
+            e.take(rows)
     with pytest.raises(DataError, match=r"shape \(3, 2\) for 3 clips and 3 classes"):
         Outcome.of(np.zeros((3, 2)), e)
     with pytest.raises(DataError, match="clip 1: scores are not finite"):

@@ -25,6 +25,21 @@ def _column(values, n: int, what: str) -> np.ndarray:
     return values
 
 
+def _numbers(values, n: int, what: str) -> np.ndarray:  # (n,) int64
+    "A column of whole numbers, or a `DataError`."
+    values = _column(values, n, what)
+    if values.dtype.kind not in "iubf" or not np.equal(values, np.floor(values)).all():
+        raise DataError(f"{what} are not whole numbers ({values.dtype})", remedy="number the classes in the order of their names, as store.labels does")
+    return values.astype(np.int64)
+
+
+def _class_names(classes) -> tuple[str, ...]:
+    names = () if isinstance(classes, str) else tuple(classes)
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"classes are {classes!r}", remedy="give a sequence of different names, one for each class")
+    return names
+
+
 @dataclass
 class Examples:
     """Features of clips with their classes. Errors (`DataError`) name the first clip that is wrong."""
@@ -40,18 +55,15 @@ class Examples:
         self.x = torch.as_tensor(self.x).float()
         if self.x.ndim != 2 or not self.x.numel():
             raise DataError(f"features have shape {tuple(self.x.shape)}, not (N, D)", remedy="one vector per clip, and at least one clip")
-        n, self.classes = len(self.x), tuple(self.classes)
-        y = _column(self.y, n, "y")
-        self.clips = np.arange(n) if self.clips is None else _column(self.clips, n, "clips").astype(np.int64)
+        n, self.classes = len(self.x), _class_names(self.classes)
+        self.clips = np.arange(n) if self.clips is None else _numbers(self.clips, n, "clips")
         self.groups = self.clips if self.groups is None else _column(self.groups, n, "groups")
-        odd = ~((y >= 0) & (y < len(self.classes)) & (y == np.floor(y)))
-        if odd.any():
+        self.y = _numbers(self.y, n, "y")
+        if (odd := (self.y < 0) | (self.y >= len(self.classes))).any():
             i = int(odd.argmax())
-            raise DataError(f"class {y[i]} is not one of 0..{len(self.classes) - 1}", place=f"clip {self.clips[i]}",
+            raise DataError(f"class {self.y[i]} is not one of 0..{len(self.classes) - 1}", place=f"clip {self.clips[i]}",
                             remedy="leave unlabelled clips out, and number the classes as in store.classes")
-        self.y = y.astype(np.int64)
-        finite = self.x.isfinite().all(1)
-        if not finite.all():
+        if not (finite := self.x.isfinite().all(1)).all():
             raise DataError("features are not finite", place=f"clip {self.clips[int((~finite).nonzero()[0])]}",
                             remedy="look at the clip's coordinates; in 16-bit precision a feature may overflow: extract in 32-true")
 
@@ -60,8 +72,9 @@ class Examples:
 
     def take(self, rows) -> "Examples":
         "Some of the clips: (n,) row numbers or an (N,) mask."
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else np.ascontiguousarray(rows)
+        if (rows := np.asarray(rows)).dtype == bool and rows.shape != (len(self),):
+            raise DataError(f"a mask of shape {rows.shape} for {len(self)} clips", remedy="give one value for each clip")
+        rows = np.flatnonzero(rows) if rows.dtype == bool else np.ascontiguousarray(rows, np.int64)
         return Examples(self.x[torch.as_tensor(rows).to(self.x.device)], self.y[rows], self.classes, self.clips[rows], self.groups[rows], self.data)
 
 # %% ../../nbs/evaluation/05_examples.ipynb #99a656f2
@@ -95,8 +108,10 @@ def hold_out(
     share: float = 0.2,  # of the groups that are held out; at least one
     seed: int = 0,
 ) -> np.ndarray:  # (N,) bool: True = held out
-    "Whole groups (people) held out of a training set, for the `validation` rule; a `DataError` with fewer than two groups."
-    groups = np.asarray(groups)
+    "Whole groups (people) held out of a training set, for the `validation` rule, at least one; a `DataError` with fewer than two groups."
+    if not 0 < share < 1:
+        raise ParameterError(f"share = {share} of the people", remedy="0 < share < 1")
+    groups = np.asarray(groups).astype(str)
     known = np.unique(groups)
     if len(known) < 2:
         raise DataError(f"{len(known)} group to hold out from", remedy="validation needs two people or more; use selection='last'")
@@ -120,11 +135,14 @@ class Outcome:
     @classmethod
     def of(cls, scores, test: Examples, **more) -> "Outcome":
         "An outcome for the clips of `test`; scores (N, K) that do not fit them or are not finite are a `DataError`."
-        scores = np.asarray(scores, dtype=np.float32)
+        scores = np.asarray(scores.detach().cpu() if isinstance(scores, Tensor) else scores, dtype=np.float32)
+        for rule in more.get("selection", "last").split("+"):  # a fusion names the rules of all its parts
+            check_selection(rule)
         if scores.shape != (len(test), len(test.classes)):
             raise DataError(f"scores have shape {scores.shape} for {len(test)} clips and {len(test.classes)} classes")
         if not (finite := np.isfinite(scores).all(1)).all():
-            raise DataError("scores are not finite", place=f"clip {test.clips[int((~finite).argmax())]}", remedy="lower the learning rate")
+            raise DataError("scores are not finite", place=f"clip {test.clips[int((~finite).argmax())]}",
+                            remedy="look at the features; where something was trained, lower its learning rate")
         return cls(scores, test.y, test.classes, test.clips, test.groups, **more)
 
     @property
@@ -154,7 +172,7 @@ class Outcome:
         return np.bincount(self.truth * k + self.predicted, minlength=k * k).reshape(k, k)
 
     def per_class(self) -> pd.DataFrame:
-        "A row per class: clips, recall, precision, f1 (fractions; NaN where there is nothing to divide by), and the class it is most often taken for."
+        "A row per class: clips, recall, precision, f1 (fractions; NaN: nothing to divide by, such as the precision of a class never said), taken_for."
         m = self.confusion()
         hits, truly, said = m.diagonal(), m.sum(1), m.sum(0)
         wrong = m - np.diag(hits)
