@@ -59,10 +59,10 @@ def test_the_nearest_are_those_of_a_stable_sort_of_everything(n, m, seed, block,
     np.testing.assert_array_equal(value.numpy(), want)
 
 
-@pytest.mark.parametrize("k", [1, 20, 33, 200])
+@pytest.mark.parametrize("k", [1, 20, 33, 300])
 def test_a_gallery_of_several_tiles(k):
     rng = np.random.default_rng(k)
-    for rows in (rng.integers(0, len(EXACT), 52_000 if k == 200 else 17_000), np.zeros(20_000, int)):
+    for rows in (rng.integers(0, len(EXACT), 78_000), np.zeros(70_000, int)):  # tiles are 65,536 or 256 k wide
         q, g = exact(rng.integers(0, len(EXACT), 5)), exact(rows)
         value, index = nearest(q, g, k, block=3)
         want, order = by_loops(q, g, k)
@@ -96,8 +96,15 @@ def test_nobody_is_its_own_neighbour(n, seed, block, data):
 def test_leave_one_out_over_several_tiles_finds_the_duplicate():
     x = np.random.default_rng(0).normal(size=(9000, 8))
     x[8500] = x[3]
-    value, index = nearest(x, None, 1, block=512)
-    assert index[3] == 8500 and index[8500] == 3 and value[3] == pytest.approx(1, abs=1e-6) and (index[:, 0] != torch.arange(9000)).all()
+    s = module._Search.of(x, None, 1, "cosine")
+    buffer, whole = s.buffer(512, 4096), nearest(x, None, 1)[1][:, 0]  # three tiles; one
+    for rows in (torch.arange(512), torch.arange(8400, 8600)):
+        keys = [module._best(module._similarity(s, rows, s.g[rows], first, buffer), 1, first) for first in range(0, 9000, 4096)]
+        value, index = module._unpack(torch.cat(keys, 1).amax(1))
+        want = by_loops(s.g[rows].double().numpy(), s.g.double().numpy(), 2)[1]
+        assert (index != rows).all() and (want == index.numpy()[:, None]).any(1).all()
+        assert torch.equal(whole[rows], index)
+    assert index[100] == 3 and value[100] == pytest.approx(1, abs=1e-6)
 
 
 def test_distances_far_from_the_origin():

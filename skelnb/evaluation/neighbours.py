@@ -147,8 +147,7 @@ def nearest(
     Raises `DataError` for rows that are not finite or, under the cosine, all zeros, and for another width; `ParameterError` for an impossible k.
     """
     s = _Search.of(queries, gallery, k, metric, device, names, noun)
-    large = s.g.is_cuda
-    buffer = s.buffer(block or (4096 if large else 512), max(65_536 if large else 8192, 256 * k))
+    buffer = s.buffer(block or (4096 if s.g.is_cuda else 512), max(65_536, 256 * k))
     keys = torch.empty(len(s.q), k, dtype=torch.int64, device=s.g.device)
     for i in range(0, len(s.q), len(buffer)):
         rows = torch.arange(i, min(i + len(buffer), len(s.q)), device=s.g.device)
