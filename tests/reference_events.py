@@ -56,15 +56,48 @@ def greedy_ap(pred, truth, tiou, inclusive=0, second_choice=True):
     return sum(max(precision[i:]) for i, hit in enumerate(hits) if hit) / len(truth)
 
 
+def hits(pred, truth, tiou, mode):
+    """True events that are found: by the best partner (several proposals may share one) or by the best one still free."""
+    grow = {"voc": 1}.get(mode, 0)
+    found = set()
+    for p in sorted(pred, key=lambda r: -r[4]):
+        partners = sorted((-_overlap(p, g, grow), -k if mode == "official" else k) for k, g in enumerate(truth))
+        partners = [abs(k) for v, k in partners if -v >= tiou]
+        if mode in ("official", "voc"):
+            found.update(partners[:1])
+        else:
+            found.update([k for k in partners if k not in found][:1])
+    return len(found)
+
+
 def event_map(pred, truth, tiou, mode):
-    """(map_a, map_v, pooled) from lists of rows (video, label, start, end, score)."""
+    """All numbers of `skelnb.evaluation.events.event_map` from lists of rows (video, label, start, end, score)."""
     classes, videos = _by_class_and_video(pred, truth)
     if mode == "swtal":
         truth = [(v, c, s, e - 1, q) for v, c, s, e, q in truth]
     ap = {"official": pku_ap, "voc": lambda p, g, t: greedy_ap(p, g, t, 1, False)}.get(mode, greedy_ap)
-    lists = []
-    for column, names in ((1, classes), (0, videos)):
-        parts = [([r for r in pred if r[column] == x], [r for r in truth if r[column] == x]) for x in names]
-        lists.append([ap(p, g, tiou) for p, g in parts if g or mode == "official"])
+    out = {}
+    for name, column, names in (("per_class", 1, classes), ("per_video", 0, videos)):
+        parts = {x: ([r for r in pred if r[column] == x], [r for r in truth if r[column] == x]) for x in names}
+        out[name] = {x: ap(p, g, tiou) for x, (p, g) in parts.items() if g or mode == "official"}
+    out["map_a"], out["map_v"] = (sum(out[k].values()) / max(len(out[k]), 1) for k in ("per_class", "per_video"))
+    n, m, found = len(pred), len(truth), hits(pred, truth, tiou, mode)
     pooled = sorted(pred, key=lambda r: r[1]) if mode == "official" else pred
-    return tuple(sum(x) / len(x) if x else 0.0 for x in lists) + (ap(pooled, truth, tiou),)
+    return out | {"pooled": ap(pooled, truth, tiou), "hits": found, "f1": 2 * found / max(n + m, 1), "precision": found / max(n, 1),
+                  "recall": found / max(m, 1)}
+
+
+def nms(start, end, score, threshold, official):
+    """Greedy, one proposal at a time, whatever is kept compared with whatever is left."""
+    order = sorted(range(len(score)), key=lambda k: (-score[k], -k if official else k))
+    kept = []
+    for k in order:
+        covered = False
+        for b in kept:
+            inter = max(min(end[b], end[k]) - max(start[b], start[k]) + official, 0)
+            other = end[k] - start[k] + official
+            whole = other if official else other + end[b] - start[b] - inter
+            covered |= inter > threshold * whole
+        if not covered:
+            kept.append(k)
+    return kept

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import reference_events as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skelnb.errors import DataError, ParameterError
-from skelnb.evaluation.decode import decode, decode_activity, decode_argmax_runs, decode_oic, decode_window, nms, smooth
+from skelnb.evaluation import decode as module
+from skelnb.evaluation.decode import DECODERS, decode, decode_activity, decode_argmax_runs, decode_oic, decode_window, nms, smooth
 from skelnb.evaluation.events import COLUMNS, event_map, event_maps, event_table, label_events
 
 PROBS = np.array([(.9, .05, .05), (.5, .3, .2), (.2, .7, .1), (.1, .2, .7), (.3, .1, .6), (.95, .03, .02), (.6, .1, .3), (.6, .35, .05)])
@@ -68,6 +70,85 @@ def test_nms_golden_and_modes():
     assert nms([0, 0], [5, 5], [1, 1]).tolist() == [1] and nms([0, 0], [5, 5], [1, 1], mode="corrected").tolist() == [0]
 
 
+proposals = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 12), st.integers(0, 4), st.integers(0, 2)), max_size=25)
+
+
+@given(proposals, st.sampled_from([0, .2, .5, 1]), st.sampled_from(["official", "corrected"]))
+@settings(max_examples=100, deadline=None)
+def test_nms_against_plain_loops(rows, threshold, mode):
+    """Groups at once and one by one; ties in score, duplicates, proposals of no length."""
+    start, length, score, group = (np.array([r[k] for r in rows], dtype=int) for k in range(4))
+    end, score = start + length, score / 4
+    assert nms(start, end, score, threshold, mode).tolist() == reference.nms(start, end, score, threshold, int(mode == "official"))
+    expected = []
+    for g in np.unique(group):
+        of = np.flatnonzero(group == g)
+        expected += of[reference.nms(start[of], end[of], score[of], threshold, int(mode == "official"))].tolist()
+    assert nms(start, end, score, threshold, mode, group).tolist() == expected
+
+
+frames = st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=30)
+
+
+@given(frames, st.integers(1, 4), st.sampled_from([.25, .5, .75]))
+@settings(max_examples=80, deadline=None)
+def test_runs_decoders_against_plain_loops(rows, min_length, threshold):
+    x = (np.array(rows) + .01) / (np.array(rows) + .01).sum(1, keepdims=True)
+
+    def runs(flags):
+        found, start = [], 0
+        for i in range(1, len(flags) + 1):
+            if i == len(flags) or flags[i] != flags[start]:
+                found.append((start, i, flags[start]))
+                start = i
+        return [r for r in found if r[1] - r[0] >= min_length]
+
+    active = [(1 + int(x[s:e, 1:].mean(0).argmax()), s, e) for s, e, on in runs([1 - p >= threshold for p in x[:, 0]]) if on]
+    table = decode_activity(x, threshold, min_length=min_length)
+    assert [tuple(r[1:]) for r in plain(table)] == [a[1:] for a in active]
+    means = [x[s:e].mean(0) for _, s, e in active]
+    np.testing.assert_allclose(table.score, [m[1:].max() for m in means])
+    assert all(m[c] == pytest.approx(m[1:].max()) for m, c in zip(means, table.label))  # of equal means either class
+    likeliest = [(c, s, e) for s, e, c in runs(x.argmax(1).tolist()) if c]
+    table = decode_argmax_runs(x, min_length=min_length)
+    assert [tuple(r) for r in plain(table)] == likeliest
+    np.testing.assert_allclose(table.score, [x[s:e, c].mean() for c, s, e in likeliest])
+
+
+@given(frames, st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_cuts_against_plain_loops(rows, min_length):
+    x, expected = np.array(rows) / 5, []
+    for cut in (.1, .5):
+        for c in range(3):
+            start = None
+            for i, value in enumerate([*x[:, c], -1]):
+                if value > cut and start is None:
+                    start = i
+                elif value <= cut and start is not None:
+                    expected += [[start, i, c]] if i - start >= min_length else []
+                    start = None
+    assert module._cuts(x, (.1, .5), min_length).tolist() == expected
+
+
+@pytest.mark.parametrize("decoder, options", [("activity", {}), ("argmax_runs", {}), ("argmax_runs", {"background": None})])
+def test_a_higher_frame_rate_stretches_the_events(decoder, options):
+    once, thrice = decode([PROBS], decoder, **options), decode([PROBS.repeat(3, 0)], decoder, **options)
+    assert thrice[["start", "end"]].equals(3 * once[["start", "end"]]) and thrice.label.equals(once.label)
+    np.testing.assert_allclose(thrice.score, once.score)
+
+
+@pytest.mark.parametrize("decoder", sorted(DECODERS))
+def test_one_frame_nothing_but_background_and_the_order_of_videos(decoder):
+    silent = np.eye(3)[np.zeros(40, int)]
+    options = {"background": 0} if decoder == "oic" else {}
+    assert decode({"a": silent, "b": silent[:1]}, decoder, **options).empty
+    rng = np.random.default_rng(0)
+    probs = {v: smooth(rng.dirichlet((.3, .3, .3), 60), 4, "corrected") for v in "abc"}
+    forth, back = (decode({v: probs[v] for v in order}, decoder, **options) for order in ("abc", "cba"))
+    assert len(forth) and back.sort_values("video", kind="stable", ignore_index=True).equals(forth)
+
+
 def _scores(*spans):
     x = np.full((20, 3), .02)
     for s, e, c in spans:
@@ -95,7 +176,7 @@ def test_exact_oic_finds_the_frames():
     assert plain(perfect) == [[0, 3, 11]] and perfect.score[0] == pytest.approx(.96 - .6 * .02)
 
 
-@pytest.mark.parametrize("n", [3, 8, 20])
+@pytest.mark.parametrize("n", [3, 8, 10, 20])
 def test_swtal_iou_of_a_perfect_segment(n):
     x = np.full((40, 2), .02)
     x[10:10 + n, 0] = .96
@@ -140,5 +221,11 @@ def test_errors():
     bad[4, 1] = np.inf
     with pytest.raises(DataError, match="video 'v' row 4"):
         decode({"v": bad})
-    with pytest.raises(DataError, match="2 video scores|video scores"):
+    with pytest.raises(DataError, match=r"\(2,\) video scores for 3 classes"):
         decode_oic(PROBS, (.5, .5))
+    with pytest.raises(DataError, match="no video scores.*video 'w'|video 'w'.*no video scores"):
+        decode({"v": PROBS, "w": PROBS}, "oic", video_scores={"v": (1, 1, 1)})
+    with pytest.raises(DataError, match="not finite"):
+        nms([0, 1], [5, 6], [.5, np.nan])
+    with pytest.raises(DataError, match="row 2"):
+        decode_oic(np.where(np.arange(8)[:, None] == 2, np.nan, PROBS))

@@ -86,7 +86,24 @@ def test_against_brute_force(pred, truth, tiou, mode):
         return
     got = event_map(*tables, tiou, mode)
     expected = reference.event_map(*([tuple(r) for r in t.itertuples(index=False)] for t in tables), tiou, mode)
-    assert (got["map_a"], got["map_v"], got["pooled"]) == pytest.approx(expected)
+    for name in ("per_class", "per_video"):
+        assert got[name].dropna().to_dict() == pytest.approx(expected.pop(name))
+    assert {k: got[k] for k in expected} == pytest.approx(expected)
+
+
+@given(rows, rows, st.sampled_from(sorted(MODES)))
+@settings(max_examples=50, deadline=None)
+def test_times_that_are_no_whole_numbers(pred, truth, mode):
+    """Seconds take another way to the overlapping pairs than frames; negative and far times too."""
+    if not truth:
+        return
+    tables = event_table(pred), event_table(truth)
+    whole = event_map(*tables, .5, mode)
+    if mode in ("official", "corrected"):
+        eighth = [t.assign(start=t.start / 8 - 3, end=t.end / 8 - 3) for t in tables]
+        assert event_map(*eighth, .5, mode)["pooled"] == whole["pooled"]
+    far = [t.assign(start=t.start + 5e9 * (t.video == 1), end=t.end + 5e9 * (t.video == 1)) for t in tables]
+    assert event_map(*far, .5, mode)["map_a"] == whole["map_a"]
 
 
 @given(rows, rows)
@@ -125,6 +142,96 @@ def test_invariances():
             assert numbers(*other, mode) == pytest.approx(numbers(pred, truth, mode))
         perfect = event_map(truth, truth, 1.0, mode)
         assert perfect["map_a"] == perfect["map_v"] == perfect["f1"] == 1
+
+
+def _drawn(seed, n=60, m=25):
+    """n proposals and m true events, half of the proposals near a true event; no equal scores, and hardly an equal IoU (times in 1/64)."""
+    rng = np.random.default_rng(seed)
+    columns = lambda k: {"video": rng.integers(0, 4, k), "label": rng.integers(0, 3, k), "start": (s := rng.integers(0, 90 * 64, k) / 64),
+                         "end": s + rng.integers(64, 12 * 64, k) / 64, "score": rng.permutation(k) / k}
+    pred, truth = pd.DataFrame(columns(n)), pd.DataFrame(columns(m))
+    near = rng.integers(0, m, n // 2)
+    pred.loc[: n // 2 - 1, ["video", "label", "start", "end"]] = truth.loc[near, ["video", "label", "start", "end"]].to_numpy() + (0, 0, 0, 1)
+    return pred, truth
+
+
+NUMBERS = ("map_a", "map_v", "pooled", "f1")
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_order_and_names_do_not_matter(mode):
+    for seed in range(5):
+        pred, truth = _drawn(seed)
+        numbers = lambda p, t: [event_map(p, t, .3, mode)[k] for k in NUMBERS]
+        turned = {0: 2, 1: 3, 2: 1, 3: 0}  # videos in another order
+        moved = [t.assign(video=t.video.map(turned)).sort_values("video", kind="stable") for t in (pred, truth)]
+        named = [t.assign(video=t.video.map("v{}".format), label=t.label.map({0: "z", 1: "b", 2: "m"})) for t in (pred, truth)]
+        shuffled = pred.sample(frac=1, random_state=seed), truth.sample(frac=1, random_state=seed)
+        for other in (moved, named, shuffled):
+            assert numbers(*other) == pytest.approx(numbers(pred, truth), rel=1e-12)
+
+
+def test_frame_rate():
+    """All times k-fold: official and corrected do not change; voc and swtal count a frame at the end, which then weighs less."""
+    scaled = lambda k, *tables: [t.assign(start=t.start * k, end=t.end * k) for t in tables]
+    for seed in range(5):
+        pair = _drawn(seed)
+        for mode in ("official", "corrected"):
+            once = [event_map(*pair, .5, mode)[n] for n in NUMBERS]
+            assert all([event_map(*scaled(k, *pair), .5, mode)[n] for n in NUMBERS] == once for k in (2, 3, 10))
+    pred, truth = event_table([("a", 1, 10, 20, .9)]), event_table([("a", 1, 10, 30)])  # E8
+    at = lambda k, mode, tiou: event_map(*scaled(k, pred, truth), tiou, mode)["map_a"]
+    assert at(1, "voc", 11 / 21) == 1 and at(2, "voc", 11 / 21) == 0 and at(2, "voc", 21 / 41) == 1
+    assert at(1, "swtal", 10 / 19) == 1 and at(2, "swtal", 10 / 19) == 0 and at(2, "swtal", 20 / 39) == 1
+    assert at(1, "official", .5) == at(2, "official", .5) == at(7, "corrected", .5) == 1
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_a_class_or_video_that_is_nowhere(mode):
+    """It lowers one mean of the official mode and nothing else."""
+    pred, truth = _drawn(1)
+    plain = event_map(pred, truth, .3, mode)
+    more = event_map(pred, truth, .3, mode, classes=range(4), videos=range(8))
+    by = (3 / 4, 4 / 8) if mode == "official" else (1, 1)
+    assert (more["map_a"], more["map_v"]) == pytest.approx((plain["map_a"] * by[0], plain["map_v"] * by[1]))
+    assert all(more[k] == plain[k] for k in ("pooled", "f1", "precision", "recall", "hits"))
+    assert len(more["per_class"]) == 4 and more["per_video"].index.tolist() == list(range(8))
+
+
+def test_iou_of_both_conventions():
+    pred, truth = event_table([("a", 1, 0, 10, .9)]), event_table([("a", 1, 5, 15)])
+    for mode, value in (("official", 1 / 3), ("corrected", 1 / 3), ("voc", .375)):
+        assert event_map(pred, truth, value, mode)["hits"] == 1 and event_map(pred, truth, value + 1e-9, mode)["hits"] == 0
+
+
+def test_ties_in_iou():
+    """A proposal between two true events: the toolkit attaches it to the last listed, VOC to the first, the others to the first still free."""
+    truth = event_table([("a", 1, 0, 10), ("a", 1, 10, 20)])
+    for other, hits in (((0, 10), (2, 1, 2)), ((10, 20), (1, 2, 2))):
+        pred = event_table([("a", 1, 5, 15, .5), ("a", 1, *other, .9)])
+        assert tuple(event_map(pred, truth, .3, mode)["hits"] for mode in ("official", "voc", "corrected")) == hits
+    alone = event_table([("a", 1, 5, 15, .9), ("a", 1, 0, 10, .5)])  # first come, first listed: the second finds nothing
+    assert event_map(alone, truth, .3, "corrected")["hits"] == 1 and event_map(alone, truth, .3, "official")["hits"] == 2
+
+
+def test_duplicates_and_one_frame_events():
+    truth = event_table([("a", 1, 10, 11), ("a", 1, 20, 30)])
+    twice = event_table([("a", 1, 10, 11, .9), ("a", 1, 20, 30, .8), ("a", 1, 10, 11, .7), ("a", 1, 20, 30, .6)])
+    for mode in ("official", "voc", "corrected"):
+        assert event_map(twice, truth, 1., mode)["map_a"] == 1 and event_map(twice, truth, 1., mode)["precision"] == .5
+    found = event_map(twice, truth, .1, "swtal")
+    assert found["recall"] == .5  # the true event of one frame has none left
+    doubled = event_table([("a", 1, 20, 30), ("a", 1, 20, 30)])  # annotated twice
+    recalls = {mode: event_map(twice, doubled, .5, mode)["recall"] for mode in ("official", "voc", "corrected")}
+    assert recalls == {"official": .5, "voc": .5, "corrected": 1}
+
+
+def test_two_dimensional_ap_of_the_toolkit():
+    tious = np.arange(1, 21) * .05
+    rows = [[tuple(r) for r in t.itertuples(index=False)] for t in (M1_PRED, M1_TRUTH)]
+    rows[0].sort(key=lambda r: r[1])
+    expected = np.mean([reference.pku_ap(*rows, min(float(t), 1.)) for t in tious])
+    assert event_maps(M1_PRED, M1_TRUTH, tious, "official")["pooled"].mean() == pytest.approx(expected)
 
 
 def test_empty_tables():
@@ -169,3 +276,7 @@ def test_bad_parameters():
         event_map(M1_PRED, M1_TRUTH, classes=[1, 2])
     with pytest.raises(DataError, match="row 0"):
         event_table([(1, 2, 3)])
+    with pytest.raises(DataError, match="video 'b' is not among the 1 videos"):
+        event_map(M1_PRED, M1_TRUTH, videos=["a"])
+    with pytest.raises(ParameterError, match="no threshold"):
+        event_maps(M1_PRED, M1_TRUTH, [])

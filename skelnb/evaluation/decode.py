@@ -15,6 +15,7 @@ import pandas as pd
 from ..data.clip import runs
 from ..errors import DataError, ParameterError
 from .events import COLUMNS, event_table
+from .framewise import stable_order
 
 # %% ../../nbs/evaluation/30_decode.ipynb #225499ef
 def _probs(probs, background: int | None, video) -> np.ndarray:
@@ -101,19 +102,26 @@ def nms(
     score,  # (n,) higher is kept
     threshold: float = 0.2,  # overlap above which the lower score is dropped
     mode: str = "official",  # "official": (intersection + 1) / (other's length + 1); "corrected": IoU
-) -> np.ndarray:  # indices kept, best first
+    group=None,  # (n,) whole numbers, such as video * K + class: only equal groups suppress each other; None: one group
+) -> np.ndarray:  # indices kept, group by group, best first
     "Greedy non-maximum suppression on the time axis; of equal scores the last listed wins in `official`, the first in `corrected`."
     start, end, score = (np.asarray(v, dtype=np.float64) for v in (start, end, score))
+    if not (np.isfinite(score) & np.isfinite(start) & np.isfinite(end)).all():
+        raise DataError("a proposal has a score or a time that is not finite", remedy="look for NaN in the frame scores")
+    group = np.zeros(len(score), dtype=np.int64) if group is None else np.asarray(group)
     one = 1 if _mode(mode) else 0
-    left, kept = np.argsort(score, kind="stable")[::-1] if one else np.argsort(-score, kind="stable"), []
+    left = stable_order(score)[::-1] if one else stable_order(-score)
+    left, kept = left[stable_order(group[left])], [np.zeros(0, dtype=np.int64)]
     while len(left):
-        best, left = left[0], left[1:]
-        kept.append(best)
+        first = np.diff(group[left], prepend=group[left[0]] - 1) != 0
+        kept.append(left[first])
+        best = kept[-1][np.cumsum(first) - 1]  # of its own group
         inter = np.maximum(np.minimum(end[best], end[left]) - np.maximum(start[best], start[left]) + one, 0)
         other = end[left] - start[left] + one
         whole = other if one else other + end[best] - start[best] - inter
-        left = left[inter <= threshold * whole]
-    return np.array(kept, dtype=np.int64)
+        left = left[(inter <= threshold * whole) & ~first]
+    kept = np.concatenate(kept)
+    return kept[stable_order(group[kept])]
 
 # %% ../../nbs/evaluation/30_decode.ipynb #6d1af172
 THRESHOLDS = (0.03, 0.035, 0.04, 0.045, 0.05)
@@ -121,11 +129,13 @@ THRESHOLDS = (0.03, 0.035, 0.04, 0.045, 0.05)
 
 def _cuts(x: np.ndarray, thresholds, min_length: int) -> np.ndarray:
     "(n, 3) start, end, class of all runs above any of the thresholds; by threshold, class, time."
-    above = x.T[None] > np.asarray(thresholds, dtype=np.float64)[:, None, None]
-    step = np.diff(np.pad(above.astype(np.int8), ((0, 0), (0, 0), (1, 1))), axis=2)
-    _, label, start = np.nonzero(step == 1)
-    end = np.nonzero(step == -1)[2]
-    return np.stack([start, end, label], axis=1)[end - start >= min_length]
+    T, K = x.shape
+    above = np.zeros((len(thresholds), K, T + 2), dtype=bool)  # a frame that is not above on both sides
+    np.greater(x.T[None], np.asarray(thresholds, dtype=np.float64)[:, None, None], out=above[:, :, 1:-1])
+    change = np.flatnonzero(above[:, :, 1:] != above[:, :, :-1])  # every run begins and ends: the changes alternate
+    line, start = np.divmod(change[0::2], T + 1)
+    end = change[1::2] - line * (T + 1)
+    return np.stack([start, end, line % K], axis=1)[end - start >= min_length]
 
 
 def _contrast(x: np.ndarray, start, end, label, outer: float, weight: float, official: bool) -> np.ndarray:
@@ -165,11 +175,7 @@ def decode_oic(
     start, end, label = (cut := _cuts(x, thresholds, min_length))[tried[cut[:, 2]]].T
     score = _contrast(x, start, end, label, outer, weight, official)
     end = end + official
-    kept = [np.zeros(0, dtype=np.int64)]
-    for c in np.unique(label):
-        of_class = np.flatnonzero(label == c)
-        kept.append(of_class[nms(start[of_class], end[of_class], score[of_class], overlap, mode)])
-    kept = np.concatenate(kept)
+    kept = nms(start, end, score, overlap, mode, group=label)
     return _table(video, label[kept], start[kept], end[kept], score[kept])
 
 # %% ../../nbs/evaluation/30_decode.ipynb #44442942
@@ -211,6 +217,10 @@ def decode(
     if decoder not in DECODERS:
         raise ParameterError(f"decoder = {decoder!r} is unknown", remedy=f"use one of {', '.join(DECODERS)}")
     named = dict(probs) if isinstance(probs, Mapping) else dict(enumerate(probs))
+    if video_scores is not None:
+        known = video_scores if isinstance(video_scores, Mapping) else range(len(video_scores))
+        if missing := [v for v in named if v not in known]:
+            raise DataError("there are frame scores but no video scores", place=f"video {missing[0]!r}", remedy="give both for the same videos")
     tables = []
     for video, x in named.items():
         extra = {} if video_scores is None else {"video_scores": video_scores[video]}

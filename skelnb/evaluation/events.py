@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError, ParameterError
-from .framewise import iou, segments
+from .framewise import iou, segments, stable_order
 
 # %% ../../nbs/evaluation/20_events.ipynb #fcb08e73
 COLUMNS = ("video", "label", "start", "end", "score")
@@ -35,8 +35,13 @@ def label_events(
     background: int | None = 0,  # id that is no action
 ) -> pd.DataFrame:  # columns COLUMNS, score 1.0
     "The events of frame labels: their maximal runs. Turns annotations (or a hard segmentation) into a table of events."
-    named = labels.items() if isinstance(labels, Mapping) else enumerate(labels)
-    return event_table((v, int(c), int(s), int(e)) for v, y in named for s, e, c in segments(y, background))
+    named = dict(labels) if isinstance(labels, Mapping) else dict(enumerate(labels))
+    found = {v: segments(y, background) for v, y in named.items()}
+    if not any(map(len, found.values())):
+        return event_table()
+    start, end, label = np.concatenate(list(found.values())).T
+    video = [v for v, rows in found.items() for _ in rows]
+    return pd.DataFrame({"video": video, "label": label, "start": start, "end": end, "score": 1.0}, columns=list(COLUMNS))
 
 # %% ../../nbs/evaluation/20_events.ipynb #b1a76263
 def _checked(table, what: str, scored: bool) -> pd.DataFrame:
@@ -48,11 +53,11 @@ def _checked(table, what: str, scored: bool) -> pd.DataFrame:
         table = table.astype({c: np.float64 for c in needed[2:]}).reset_index(drop=True)
     except (TypeError, ValueError) as e:
         raise DataError(f"{what}: start, end and score must be numbers ({e})") from e
-    checks = {"a missing value": table[list(needed)].isna().any(axis=1) | np.isinf(table[list(needed[2:])]).any(axis=1),
-              "an end before its start": table["end"] < table["start"]}
-    for fault, bad in checks.items():
+    numbers = [table[c].to_numpy() for c in needed[2:]]
+    missing = [table[c].isna().to_numpy() for c in needed[:2]] + [~np.isfinite(x) for x in numbers]
+    for fault, bad in {"a missing value": np.any(missing, axis=0), "an end before its start": numbers[1] < numbers[0]}.items():
         if bad.any():
-            i = int(np.flatnonzero(bad)[0])
+            i = int(bad.argmax())
             event = table.loc[i]
             raise DataError(f"{what}: {fault}: {event['start']} to {event['end']}", place=f"video {event['video']!r} row {i}",
                             remedy="times and scores are finite, and start <= end")
@@ -64,21 +69,30 @@ def _codes(pred: pd.Series, truth: pd.Series) -> tuple[np.ndarray, np.ndarray, l
     texts = {isinstance(v, str) for s in (pred, truth) for v in s.unique()}
     if len(texts) > 1:
         raise DataError(f"the {pred.name}s are partly names and partly numbers: they can never match", remedy="use one of the two")
-    codes, values = pd.factorize(np.concatenate([pred.to_numpy(object), truth.to_numpy(object)]), sort=True)
-    return codes[:len(pred)], codes[len(pred):], list(values)
+    kind = None if pred.dtype == truth.dtype and pred.dtype.kind in "iu" else object
+    codes, values = pd.factorize(np.concatenate([pred.to_numpy(kind), truth.to_numpy(kind)]), sort=True)
+    return codes[:len(pred)], codes[len(pred):], values.tolist()
 
 # %% ../../nbs/evaluation/20_events.ipynb #50fb7e54
 BLOCK = 2_000_000  # pairs unrolled at a time
 
 
+def _time_ranks(*times: np.ndarray) -> list:
+    "Whole numbers >= 0 that order the times as they are, and one more than the largest: the frames themselves where times are frames."
+    together = np.concatenate(times)
+    whole = len(together) and np.ptp(together) < 1 << 31 and (together == np.floor(together)).all()
+    ranks = (together - together.min()).astype(np.int64) if whole else np.unique(together, return_inverse=True)[1]
+    return [*np.split(ranks, np.cumsum([len(t) for t in times])[:-1]), int(ranks.max(initial=0)) + 1]
+
+
 def _slices(p: tuple, g: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "For proposals `p` = (key, start, end): slices [low, high) into the order of truth `g` that hold every overlapping partner."
-    times = np.unique(np.concatenate([*p[1:], *g[1:]]))
-    code = lambda key, time: key * (len(times) + 1) + np.searchsorted(times, time)
-    order = np.lexsort((g[1], g[0]))
-    reach = np.maximum.accumulate(code(g[0], g[2])[order])
-    low = np.searchsorted(reach, code(p[0], p[1]), side="right")
-    high = np.searchsorted(code(g[0], g[1])[order], code(p[0], p[2]), side="left")
+    p_start, p_end, g_start, g_end, R = _time_ranks(p[1], p[2], g[1], g[2])
+    code = lambda key, time: np.asarray(key) * R + time
+    order = stable_order(code(g[0], g_start))
+    reach = np.maximum.accumulate(code(g[0], g_end)[order])
+    low = np.searchsorted(reach, code(p[0], p_start), side="right")
+    high = np.searchsorted(code(g[0], g_start)[order], code(p[0], p_end), side="left")
     return order, low, np.maximum(high, low)
 
 
@@ -115,7 +129,7 @@ def _best_partner(pairs: tuple, n: int, last: bool) -> np.ndarray:
 def _free_partner(pairs: tuple, rank: np.ndarray, m: int) -> np.ndarray:
     "One-to-one matching: by `rank` (0 chooses first) each proposal takes its best truth still free; -1 where none is left."
     i, j, value = pairs
-    order = np.lexsort((j, -value, rank[i]))
+    order = stable_order(j, -value, rank[i])
     i, j = i[order], j[order]
     holder = np.full(m, len(i))  # for each truth the pair that holds it
     at = np.flatnonzero(np.diff(i, prepend=-1))  # the pair each proposal asks for now
@@ -133,50 +147,68 @@ def _free_partner(pairs: tuple, rank: np.ndarray, m: int) -> np.ndarray:
     return partner
 
 # %% ../../nbs/evaluation/20_events.ipynb #ac31588a
+@dataclass(frozen=True)
+class _Lists:
+    """Proposals of many lists, each in its order."""
+
+    order: np.ndarray  # which proposal stands in each place, (n,)
+    group: np.ndarray  # whose list the place belongs to, (n,), rising
+    start: np.ndarray  # first place of that list, (n,)
+    events: np.ndarray  # true events of each list, (G,)
+
+    @classmethod
+    def of(cls, by_score: np.ndarray, group: np.ndarray, events: np.ndarray) -> "_Lists":
+        "`by_score` (n,) orders all proposals, `group` (n,) says into which list each goes."
+        small = group.astype(np.int16) if len(events) < 1 << 15 else group  # NumPy sorts 16-bit numbers in linear time
+        order = by_score[np.argsort(small[by_score], kind="stable")]
+        return cls(order, group[order], _starts(group, len(events))[group[order]], events)
+
+
+def _starts(group: np.ndarray, count: int) -> np.ndarray:
+    "Where each of `count` groups starts when they are sorted."
+    size = np.bincount(group, minlength=count)
+    return np.cumsum(size) - size
+
+
 def _running_max(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     "Running maximum within each group; `group` (n,) is sorted."
-    levels, rank = np.unique(values, return_inverse=True)
-    shift = group * len(levels)
-    return levels[np.maximum.accumulate(shift + rank) - shift]
-
-
-def _place(group: np.ndarray) -> np.ndarray:
-    "0, 1, 2, ... within each group of a sorted array."
-    return np.arange(len(group)) - np.searchsorted(group, group)
+    order, rank = np.argsort(values), np.empty(len(values), dtype=np.int64)
+    rank[order] = np.arange(len(values))
+    shift = group * len(values)
+    return values[order][np.maximum.accumulate(shift + rank) - shift]
 
 
 def _first_of(partner: np.ndarray) -> np.ndarray:
-    "Where a partner >= 0 occurs for the first time."
-    first = np.zeros(len(partner), dtype=bool)
-    first[np.unique(partner, return_index=True)[1]] = True
-    return first & (partner >= 0)
+    "(n,) bool: where each partner >= 0 occurs for the first time."
+    place = np.arange(len(partner))
+    first = np.empty(partner.max(initial=-1) + 1, dtype=np.int64)
+    first[partner[::-1]] = place[::-1]  # of several writes to one place the last one stays
+    return first[partner] == place
 
 
-def _interpolated(group, score, partner, events: np.ndarray) -> np.ndarray:
-    "Interpolated AP of each group, given its number of true `events` (G,); 0 where there are none."
-    order = np.lexsort((-score, group))
-    group, hit = group[order], _first_of(partner[order])
-    total = np.cumsum(hit)
-    place = _place(group)
-    start = np.arange(len(group)) - place
-    precision = (total - (total - hit)[start]) / (place + 1)
-    envelope = _running_max(precision[::-1], (len(events) - group)[::-1])[::-1]
-    return np.bincount(group[hit], envelope[hit], len(events)) / np.maximum(events, 1)
+def _interpolated(lists: _Lists, partner: np.ndarray) -> np.ndarray:
+    "Interpolated AP of each list, given the truth each proposal is matched with, or -1; 0 where there are no true events."
+    partner = partner[lists.order]
+    at = np.flatnonzero(partner >= 0)
+    at = at[_first_of(partner[at])]  # places of the hits
+    group = lists.group[at]
+    hits = np.arange(len(at)) - _starts(group, len(lists.events))[group] + 1  # in the own list so far
+    precision = hits / (at - lists.start[at] + 1)
+    envelope = _running_max(precision[::-1], (len(lists.events) - group)[::-1])[::-1]
+    return np.bincount(group, envelope, len(lists.events)) / np.maximum(lists.events, 1)
 
 # %% ../../nbs/evaluation/20_events.ipynb #543b97fa
-def _pku(group, score, partner, events: np.ndarray) -> np.ndarray:
-    "AP of each group as the PKU-MMD toolkit computes it; 0 where there are no true events."
-    order = np.lexsort((score, group))
-    group, partner = group[order], partner[order]
-    last = _first_of(partner[::-1])[::-1]  # with this proposal its true event is lost
-    size, found = np.bincount(group, minlength=len(events)), np.bincount(group[last], minlength=len(events))
-    place = _place(group)
-    gone = np.cumsum(last)
-    gone -= (gone - last)[np.arange(len(group)) - place]
-    after = (found[group] - gone) / np.maximum(size[group] - place - 1, 1)
-    whole = found[group] / size[group]
-    envelope = np.maximum(whole, _running_max(np.where(partner >= 0, after, 0), group))
-    return np.bincount(group[last], envelope[last], len(events)) / np.maximum(events, 1)
+def _pku(lists: _Lists, partner: np.ndarray) -> np.ndarray:
+    "AP of each list as the PKU-MMD toolkit computes it; 0 where there are no true events."
+    partner, count = partner[lists.order], len(lists.events)
+    at = np.flatnonzero(partner >= 0)
+    last = _first_of(partner[at][::-1])[::-1]  # with this proposal its true event is lost
+    group = lists.group[at]
+    size, found = np.bincount(lists.group, minlength=count), np.bincount(group[last], minlength=count)
+    gone = np.cumsum(last) - (np.cumsum(found) - found)[group]
+    after = (found[group] - gone) / np.maximum(size[group] - (at - lists.start[at]) - 1, 1)
+    envelope = np.maximum(found[group] / size[group], _running_max(after, group))
+    return np.bincount(group[last], envelope[last], count) / np.maximum(lists.events, 1)
 
 # %% ../../nbs/evaluation/20_events.ipynb #f9fb80b3
 @dataclass(frozen=True)
@@ -201,7 +233,7 @@ def _partners(p: tuple, g: tuple, score: np.ndarray, rules: Rules, tious) -> lis
     p, g = ((key, start, end + grow) for (key, start, end), grow in zip((p, g), rules.grow))
     i, j, value = overlapping_pairs(p, g, min(tious))
     rank = np.empty(len(score), dtype=np.int64)
-    rank[np.argsort(-score, kind="stable")] = np.arange(len(score))
+    rank[stable_order(-score)] = np.arange(len(score))
     found = []
     for tiou in tious:
         pairs = tuple(column[value >= tiou] for column in (i, j, value))
@@ -225,63 +257,72 @@ class _Arrays:
         return self.video[side] * len(self.classes) + self.label[side]
 
 
-def _arrays(pred, truth, classes) -> _Arrays:
+def _column(pred: pd.DataFrame, truth: pd.DataFrame, column: str, listed) -> tuple[tuple, list]:
+    "Codes of a column of both tables, and what they stand for: what occurs, or what is `listed`."
+    p, g, found = _codes(pred[column], truth[column])
+    if listed is None:
+        return (p, g), found
+    where = {c: k for k, c in enumerate(dict.fromkeys(listed))}
+    for what, table in (("predictions", pred), ("truth", truth)):
+        if (odd := ~table[column].isin(where).to_numpy()).any():
+            i = int(odd.argmax())
+            plural = "classes" if column == "label" else "videos"
+            remedy = f"leave the {'background' if column == 'label' else 'other videos'} out, or list all {plural}"
+            raise DataError(f"{what}: {column} {table[column][i]!r} is not among the {len(where)} {plural}",
+                            place=f"video {table['video'][i]!r} row {i}", remedy=remedy)
+    known = np.array([where[c] for c in found], dtype=np.int64)
+    return (known[p], known[g]), list(where)
+
+
+def _arrays(pred, truth, classes, videos) -> _Arrays:
     "Check both tables and number their classes and videos."
     pred, truth = _checked(pred, "predictions", True), _checked(truth, "truth", False)
-    pl, tl, found = _codes(pred["label"], truth["label"])
-    pv, tv, videos = _codes(pred["video"], truth["video"])
-    if classes is not None:
-        where = {c: k for k, c in enumerate(dict.fromkeys(classes))}
-        for what, table in (("predictions", pred), ("truth", truth)):
-            if (odd := ~table["label"].isin(where)).any():
-                i = int(np.flatnonzero(odd)[0])
-                raise DataError(f"{what}: label {table['label'][i]!r} is not among the {len(where)} classes",
-                                place=f"video {table['video'][i]!r} row {i}", remedy="leave the background out, or pass all action classes")
-        known = np.array([where[c] for c in found], dtype=np.int64)
-        pl, tl, found = (known[pl] if len(pl) else pl), (known[tl] if len(tl) else tl), list(where)
+    label, classes = _column(pred, truth, "label", classes)
+    video, videos = _column(pred, truth, "video", videos)
     spans = tuple((t["start"].to_numpy(), t["end"].to_numpy()) for t in (pred, truth))
-    return _Arrays(found, videos, (pl, tl), (pv, tv), spans, pred["score"].to_numpy())
+    return _Arrays(classes, videos, label, video, spans, pred["score"].to_numpy())
 
 # %% ../../nbs/evaluation/20_events.ipynb #7f8a965e
-def _group_ap(a: _Arrays, rules: Rules, partner: np.ndarray, groups: tuple, count: int) -> np.ndarray:
-    "AP of every group (class, video, or all); NaN where a group has no truth and is not to be counted."
-    events = np.bincount(groups[1], minlength=count)
-    ap = (_pku if rules.pku else _interpolated)(groups[0], a.score, partner, events)
-    return ap if rules.pku else np.where(events > 0, ap, np.nan)
+def _three_lists(a: _Arrays, rules: Rules) -> dict[str, _Lists]:
+    "The proposals by class, by video and all in one list. The PKU toolkit joins its per-class lists, so there ties are in class order."
+    by_score = stable_order(a.score if rules.pku else -a.score)
+    everything = stable_order(a.label[0], a.score) if rules.pku else by_score
+    count = lambda codes, names: np.bincount(codes[1], minlength=len(names))
+    return {"label": _Lists.of(by_score, a.label[0], count(a.label, a.classes)), "video": _Lists.of(by_score, a.video[0], count(a.video, a.videos)),
+            "pooled": _Lists.of(everything, np.zeros(len(by_score), dtype=np.int64), np.array([len(a.label[1])]))}
 
 
-def _pooled_ap(a: _Arrays, rules: Rules, partner: np.ndarray) -> float:
-    "AP of everything in one list. The PKU toolkit joins its per-class lists, so there ties are in class order."
-    order = np.argsort(a.label[0], kind="stable") if rules.pku else np.arange(len(partner))
-    everything = np.zeros(len(partner), dtype=np.int64)
-    return float((_pku if rules.pku else _interpolated)(everything, a.score[order], partner[order], np.array([len(a.label[1])]))[0])
-
-
-def _summary(a: _Arrays, rules: Rules, partner: np.ndarray) -> dict:
+def _summary(a: _Arrays, rules: Rules, lists: dict[str, _Lists], partner: np.ndarray) -> dict:
     "All numbers of one threshold."
     n, m = len(a.label[0]), len(a.label[1])
-    per_class = pd.Series(_group_ap(a, rules, partner, a.label, len(a.classes)), index=a.classes, name="ap", dtype=float)
-    per_video = pd.Series(_group_ap(a, rules, partner, a.video, len(a.videos)), index=a.videos, name="ap", dtype=float)
-    hits = len(np.unique(partner[partner >= 0]))
+    ap = {k: (_pku if rules.pku else _interpolated)(v, partner) for k, v in lists.items()}
+    if not rules.pku:  # classes and videos without truth are not counted
+        ap |= {k: np.where(lists[k].events > 0, ap[k], np.nan) for k in ("label", "video")}
+    per_class = pd.Series(ap["label"], index=a.classes, name="ap", dtype=float)
+    per_video = pd.Series(ap["video"], index=a.videos, name="ap", dtype=float)
+    hits = int(np.count_nonzero(np.bincount(partner[partner >= 0])))
     return {
         "map_a": float(per_class.mean()) if m else 0.0, "map_v": float(per_video.mean()) if m else 0.0,
-        "pooled": _pooled_ap(a, rules, partner),
+        "pooled": float(ap["pooled"][0]),
         "f1": 2 * hits / max(n + m, 1), "precision": hits / max(n, 1), "recall": hits / max(m, 1),
         "per_class": per_class, "per_video": per_video, "hits": hits, "n_pred": n, "n_truth": m,
     }
 
 # %% ../../nbs/evaluation/20_events.ipynb #d442f347
-def _evaluate(pred, truth, tious, mode, classes) -> list[dict]:
+def _evaluate(pred, truth, tious, mode, classes, videos) -> list[dict]:
     if mode not in MODES:
         raise ParameterError(f"mode = {mode!r} is unknown", remedy=f"use one of {', '.join(MODES)}")
+    if not len(tious):
+        raise ParameterError("no threshold is given", remedy="tious=(0.5,) asks for half the hull of both segments")
     for tiou in tious:
         if not (isinstance(tiou, (int, float, np.floating)) and 0 < tiou <= 1):
             raise ParameterError(f"tiou = {tiou!r} is not a number in (0, 1]", remedy="0.5 asks for half the hull of both segments")
-    a, rules = _arrays(pred, truth, classes), MODES[mode]
+    a, rules = _arrays(pred, truth, classes, videos), MODES[mode]
     if not len(a.label[1]) and not rules.pku:
         raise DataError("the truth holds no event: mAP is undefined", remedy="check the split; only the official mode defines this as 0")
-    sides = ((a.key(k), *a.span[k]) for k in (0, 1))
-    return [{"tiou": t, "mode": mode} | _summary(a, rules, partner) for t, partner in zip(tious, _partners(*sides, a.score, rules, tious))]
+    sides, lists = ((a.key(k), *a.span[k]) for k in (0, 1)), _three_lists(a, rules)
+    partners = _partners(*sides, a.score, rules, tious)
+    return [{"tiou": t, "mode": mode} | _summary(a, rules, lists, partner) for t, partner in zip(tious, partners)]
 
 
 def event_map(
@@ -290,12 +331,13 @@ def event_map(
     tiou: float = 0.5,  # least temporal IoU of a match, in (0, 1]
     mode: str = "official",  # "official" (PKU-MMD toolkit), "voc" (PCM3), "corrected" (ActivityNet), "swtal" (BABEL); voc, swtal: frames
     classes=None,  # all action classes, for the official mean over all of them (PKU-MMD: range(1, 52)); default: those that occur
+    videos=None,  # all videos of the test set, for the official map_v, and so that a prediction for another one is an error; default: those that occur
 ) -> dict:  # map_a, map_v, pooled, f1, precision, recall in [0, 1]; per_class, per_video (Series); hits, n_pred, n_truth, tiou, mode
     """Mean average precision of detected events at one temporal IoU.
 
     Raises `ParameterError` for an unknown mode, threshold or column, `DataError` (naming video and row) for events that cannot be.
     """
-    return _evaluate(pred, truth, [tiou], mode, classes)[0]
+    return _evaluate(pred, truth, [tiou], mode, classes, videos)[0]
 
 
 def event_maps(
@@ -304,7 +346,8 @@ def event_maps(
     tious=(0.1, 0.3, 0.5),  # thresholds
     mode: str = "official",  # as in `event_map`
     classes=None,  # as in `event_map`
+    videos=None,  # as in `event_map`
 ) -> pd.DataFrame:  # index tiou; columns map_a, map_v, pooled, f1: fractions
-    "`event_map` at several thresholds; pairs are sought once. PKU-MMD's 2D-AP is the mean of `pooled` over np.arange(1, 21) * 0.05."
-    rows = _evaluate(pred, truth, list(tious), mode, classes)
+    "`event_map` at several thresholds; pairs and orders are found once. PKU-MMD's 2D-AP is the mean of `pooled` over np.arange(1, 21) * 0.05."
+    rows = _evaluate(pred, truth, list(tious), mode, classes, videos)
     return pd.DataFrame(rows).set_index("tiou")[["map_a", "map_v", "pooled", "f1"]]
