@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from skelnb.backbones import stgcn
 from skelnb.backbones.features import Features
 from skelnb.backbones.stgcn import STGCN, Block, GraphConv, block_sizes, distinct, from_actclr, gather_first, graph, project_first, to_actclr, untracked
 from skelnb.errors import CheckpointError, LayoutError, ParameterError
@@ -108,15 +109,17 @@ def test_evaluation_is_the_plain_reference(frames):
     ours.eval(), plain.eval()
     h, pooled = plain(x)
     torch.testing.assert_close(ours.forward_map(x), h, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.forward_map(x), h, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours(x).clip, pooled, rtol=1e-5, atol=1e-5)
     for mine, theirs in zip(ours.forward_taps(x, range(10)), plain.inside):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("train, order", [(True, "auto"), (False, "auto"), (True, "project_first")])
 @pytest.mark.parametrize("layout, channels", [("kinect_v2", 3), ("coco17", 2)])
-def test_gradients_and_statistics_are_those_of_the_plain_reference(train, layout, channels):
-    ours, plain = (m.double().train(train) for m in pair(layout, channels))
+def test_gradients_and_statistics_are_those_of_the_plain_reference(train, order, layout, channels):
+    ours, plain = (m.double().train(train) for m in pair(layout, channels, order=order))
     V = ours.joints
     x = clips(4, 13, V, channels).double()
     x[1, ..., 1] = x[2] = 0  # batch statistics see empty places
@@ -181,12 +184,24 @@ def test_orders_agree_in_single_precision(cin, cout):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4 * p.abs().max().item())
 
 
-def test_which_order():
-    assert all(b.graph.gathers for b in STGCN().blocks) and not any(b.graph.gathers for b in STGCN(order="project_first", **SMALL).blocks)
-    assert not STGCN(width=8, out=16).blocks[9].graph.gathers  # narrows: 32 -> 16
+def test_which_order(monkeypatch):
+    ran = []
+    for f in (project_first, gather_first):
+        monkeypatch.setattr(stgcn, f.__name__, lambda *a, f=f: ran.append(f.__name__) or f(*a))
+    for options, expected in ((SMALL, ["gather_first"] * 10), (dict(width=4, out=8), ["gather_first"] * 9 + ["project_first"]),  # narrows: 16 -> 8
+                              (SMALL | {"order": "project_first"}, ["project_first"] * 10)):
+        ran.clear()
+        STGCN(**options)(clips())
+        assert ran == expected
+
+
+@pytest.mark.parametrize("order", ["project_first", "gather_first"])
+def test_orders_of_the_whole_network(order):
     ours, _ = pair()
-    other, _ = pair(order="project_first")
+    other, _ = pair(order=order)
     torch.testing.assert_close(ours.eval()(clips()).clip, other.eval()(clips()).clip, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(clips()).clip, other(clips()).clip, rtol=1e-5, atol=1e-5)
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------------------------

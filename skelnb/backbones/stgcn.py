@@ -77,11 +77,11 @@ class GraphConv(nn.Module):
         self.register_buffer("A", A, persistent=False)
         self.importance = nn.Parameter(torch.ones_like(A)) if importance else None
         self.conv = nn.Conv2d(inputs, len(A) * outputs, 1)
-        self.gathers = outputs >= inputs if order == "auto" else order == "gather_first"
+        self.order = order if order != "auto" else "gather_first" if outputs >= inputs else "project_first"
 
     def forward(self, x: Tensor) -> Tensor:
         A = self.A if self.importance is None else self.A * self.importance
-        return (gather_first if self.gathers else project_first)(x, A, self.conv.weight, self.conv.bias)
+        return (gather_first if self.order == "gather_first" else project_first)(x, A, self.conv.weight, self.conv.bias)
 
 # %% ../../nbs/backbones/30_stgcn.ipynb #15c48785
 class Block(nn.Module):
