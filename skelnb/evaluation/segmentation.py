@@ -144,7 +144,7 @@ HELD = 2**32  # bytes of float32 features that are kept on the device
 
 def pool_joints(features: np.ndarray, joints: str = "concat") -> Tensor:  # (W, U, V, D) -> (W, U, V*D) or (W, U, D)
     "Features of a step as one vector, float32. Features without joints, (W, U, D), stay as they are; (W, D) are windows of one step."
-    f = torch.from_numpy(np.ascontiguousarray(features)).float()
+    f = torch.from_numpy(np.require(features, requirements="CW")).float()  # a memory map is copied: PyTorch knows no arrays that cannot be written
     if f.ndim < 4:
         return f if f.ndim == 3 else f[:, None]
     return f.flatten(2) if joints == "concat" else f.mean(2)
