@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-RUNS = [p for p in NOTEBOOKS if p.name.startswith("run_")]
+RUNS = [p for p in NOTEBOOKS if p.name.startswith(("run_", "tutorial_"))]
 FLOORS = ["errors settings files progress", "topology", "data", "transforms", "backbones", "objectives", "methods", "training", "evaluation",
           "reporting", "interface"]
 RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor.split()}
@@ -69,7 +69,7 @@ def test_style(path):
         except SyntaxError as e:
             pytest.fail(f"cell {c['id']}, line {e.lineno}: {e.msg}")
     if path in RUNS:
-        assert not code and not any(c.get("outputs") for c in cells(path)), "run notebooks are committed without outputs and export nothing"
+        assert not code and not any(c.get("outputs") for c in cells(path)), "run notebooks and tutorials are committed without outputs and export nothing"
         assert any("parameters" in c["metadata"].get("tags", []) for c in cells(path))
     elif code:
         assert prose >= 150, "a notebook teaches: more prose"

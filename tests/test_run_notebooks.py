@@ -1,4 +1,4 @@
-"""The run notebooks as a user meets them: papermill at their defaults, then a page; and what is said of a parameter that does not exist."""
+"""The run and tutorial notebooks as a user meets them: papermill at their defaults, then a page; and what is said of a parameter that does not exist."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from skelnb.reporting.html import render  # noqa: E402
 from skelnb.reporting.runs import runs  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "nbs").glob("run_*.ipynb"))
+NOTEBOOKS = sorted(p for kind in ("run", "tutorial") for p in (ROOT / "nbs").glob(f"{kind}_*.ipynb"))
 
 
 def papermill(notebook, out, **params):
@@ -52,7 +52,7 @@ def listing():
 
 
 def test_there_are_run_notebooks():
-    assert NOTEBOOKS, "nbs/run_*.ipynb"
+    assert {p.stem.split("_")[0] for p in NOTEBOOKS} == {"run", "tutorial"}, "nbs/run_*.ipynb and nbs/tutorial_*.ipynb"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
@@ -66,8 +66,8 @@ def test_a_run_at_its_defaults_becomes_a_report(notebook, tmp_path):
     assert page.urls == [] and not re.search(r"@import|cdn\.|mathjax", text, re.I)
     assert "This run" not in re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S), "a banner of failure"
     assert page.count["table"] >= 1 and page.count["svg"] + page.count.get("img", 0) >= 4 and "canvas" in text
-    figures = r"<svg\b.*?</svg>|<script\b.*?</script>|data:image/[^\"')]+"
-    assert len(re.sub(figures, "", text, flags=re.S)) < 300_000
+    apart = r"<svg\b.*?</svg>|<script\b.*?</script>|<pre\b.*?</pre>|data:image/[^\"')]+"  # figures, and the code
+    assert len(re.sub(apart, "", text, flags=re.S)) < 300_000
     made = runs(tmp_path / "work")
     assert len(made) and made.done.all()
 
