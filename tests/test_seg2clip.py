@@ -70,6 +70,13 @@ def test_golden_shares():
     assert edges.left.tolist() == [500, 585] and (edges.left + edges.length).tolist() == [617, 699]
 
 
+def test_ten_frames_more_than_its_part_and_an_action_is_cut():
+    start, end = np.full(2, 100), np.array([142, 143])  # A = 32
+    plan = plan_clips(start, end, np.full(2, 500), np.full((4, 2), 0.0))
+    assert plan.length[0] == 42 and plan.length[1] == 138 - 100 and plan.left.tolist() == [100, 100]
+    assert plan_clips(start, end, np.full(2, 500), np.full((4, 2), 0.0), official=True).length.tolist() == [500, 38]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 300), st.integers(0, 200), st.integers(0, 200), st.sampled_from([8, 32, 64]), st.integers(0, 10**6), st.booleans())
 def test_a_clip_stays_in_its_recording_and_its_action_in_the_action(length, before, after, frames, seed, official):
