@@ -350,6 +350,8 @@ def test_actclr_chains():
     d = Draws(0)
     assert torch.equal(weak, shear(A.temporal_crop(x, d.child("crop")), d.child("shear")))
     y = A.augment(x, Draws(0), A.actclr_steps(A.STRONG, 0.05))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(A.augment(x, Draws(0), A.actclr_steps(A.STRONG, 0.05)), y)
     parts = [A.augment(x[3 * r:3 * r + 3], Draws(0, rank=r, world=2), A.actclr_steps(A.STRONG, 0.05)) for r in range(2)]
     torch.testing.assert_close(torch.cat(parts), y, atol=1e-5, rtol=1e-5)
     assert not y[::2, ..., 1].any() and y.isfinite().all()

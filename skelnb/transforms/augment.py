@@ -414,9 +414,10 @@ def augment(
     draws: Draws,  # every step takes a stream of its own, by name
     steps: dict[str, Callable[[Tensor, Draws], Tensor]],  # in order
 ) -> Tensor:  # (N, C, T, V, M)
-    "Apply augmentations one after the other."
-    for name, step in steps.items():
-        x = step(x, draws.child(name))
+    "Apply augmentations one after the other, outside autocast."
+    with torch.autocast(x.device.type, enabled=False):
+        for name, step in steps.items():
+            x = step(x, draws.child(name))
     return x
 
 
