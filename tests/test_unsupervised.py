@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from skelnb.data.recordings import read_set
 from skelnb.errors import DataError, ParameterError
+from skelnb.evaluation import unsupervised as module
 from skelnb.evaluation.framewise import segmental
 from skelnb.evaluation.unsupervised import (
     RULES,
@@ -201,6 +202,17 @@ def test_kmeans_is_seeded_and_leaves_the_global_generator_alone():
             kmeans(few, k, metric=metric)
 
 
+def test_first_centres_lie_apart_and_an_empty_cluster_starts_again():
+    corners = torch.tensor([[0., 0.], [90., 0.], [0., 90.], [90., 90.]])
+    x = (corners[:, None] + torch.rand(50, 2, generator=torch.Generator().manual_seed(0))).flatten(0, 1)
+    for seed in range(10):
+        first = module._spread(x, 4, torch.Generator().manual_seed(seed))
+        assert sorted((first // 90).tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    labels, far = torch.tensor([0, 0, 2, 2]), torch.tensor([.1, .2, .9, .3])
+    points = torch.tensor([[0.], [2.], [7.], [5.]])
+    assert module._means(points, labels, far, 3, cosine=False)[:, 0].tolist() == [1, 7, 6]
+
+
 def recording(seed=0):
     x, which = blobs(30, 3, 4, seed)
     return x.repeat_interleave(8, 0) + .3 * torch.randn(240, 4, generator=torch.Generator().manual_seed(9)), which.repeat_interleave(8)
@@ -227,7 +239,7 @@ def test_scale_of_features():
     stretched = x * torch.tensor([1., 100., 1., .01]) + 7
     groups = lambda f, scale: cluster_frames({"v": f}, 3, scale=scale)["v"]
     assert unsupervised_scores(groups(x, "standard"), groups(stretched, "standard"), background=None)["mof"] == 1
-    far, near = (groups(x + offset, "none") for offset in (1000, 0))
+    far, near = (groups(x + offset, "none") for offset in (10_000, 0))
     assert unsupervised_scores(far, near, background=None)["mof"] > .99  # far from the origin distances are still exact
     assert cluster_frames({"v": np.ones((9, 2), np.float16)}, 2)["v"].tolist() == [0] * 9
 
@@ -253,6 +265,8 @@ def test_rules_side_by_side():
         assert table.loc[name].to_dict() == pytest.approx(unsupervised_scores(pred, truth, 6, 4, **rule))
     assert table.loc["per_video", "mof"] >= table.loc["corrected", "mof"]
     assert table.loc["background_cut_per_video", "mof"] >= table.loc["background_cut", "mof"]
+    for k in ("purity", "nmi", "ari"):  # over the frames that vote
+        assert table.loc["background_ignored", k] == pytest.approx(table.loc["background_cut", k]) != table.loc["corrected", k]
     assert list(compare_rules(pred, truth, background=None).index) == ["corrected", "per_video"]
 
 
