@@ -60,6 +60,13 @@ def test_extremes_and_determinism():
     assert torch.equal(torch.cat(halves), corrupt_joints(x, Draws(5), 3))
 
 
+def test_positions_stay_in_single_precision_under_autocast():
+    x = clips(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = shear(x, Draws(0), 1.0), corrupt_joints(x, Draws(1), 5)
+    assert torch.equal(inside[0], shear(x, Draws(0), 1.0)) and torch.equal(inside[1], corrupt_joints(x, Draws(1), 5))
+
+
 def test_bad_input():
     flat = torch.zeros(1, 2, 4, 9, 1)
     for call in (lambda: shear(flat, Draws(0)), lambda: corrupt_joints(flat, Draws(0), 1), lambda: corrupt_joints(clips(2), Draws(0), 10)):
