@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODES', 'ORDERS', 'STAGES', 'graph', 'project_first', 'gather_first', 'GraphConv', 'Block', 'block_sizes',
-           'initialise', 'distinct', 'GraphEncoder', 'STGCN', 'untracked', 'to_actclr', 'from_actclr']
+           'initialise', 'distinct', 'pool_persons', 'GraphEncoder', 'STGCN', 'untracked', 'to_actclr', 'from_actclr']
 
 # %% ../../nbs/backbones/30_stgcn.ipynb #2a97dc55
 import re
@@ -149,6 +149,21 @@ def distinct(
         place = torch.where(empty, place[empty.int().argmax()], place)
     return keep.nonzero().squeeze(1), place
 
+# %% ../../nbs/backbones/30_stgcn.ipynb #cb30df1f
+def pool_persons(
+    h: Tensor,  # a map of every person, by clip, then person, (N * M, C', T', V)
+    x: Tensor,  # the clips it was made of, (N, C, T, V, M): they say who is present
+    persons: str = "mean_over_M",  # "mean_over_M": empty places count too; "present": they do not, and a clip without anybody is zeros
+) -> Features:  # tokens (N, T', V, C'), frames (N, T', C'), clip (N, C'); at least float32
+    "Means over persons, joints and time."
+    h = h.to(torch.promote_types(h.dtype, torch.float32)).unflatten(0, (len(x), x.shape[-1]))
+    if persons == "present":
+        there = present(x).to(h.dtype)
+        h = (h * (there / there.sum(1, keepdim=True).clamp(min=1))[..., None, None, None]).sum(1)
+    else:
+        h = h.mean(1)
+    return Features.from_tokens(h.permute(0, 2, 3, 1))
+
 # %% ../../nbs/backbones/30_stgcn.ipynb #92996ca5
 class GraphEncoder(nn.Module):
     """Blocks on graphs, persons one by one. Clips (N, C, T, V, M) of any length -> `Features`. Subclasses make `blocks`, and `norm` if they want one."""
@@ -203,19 +218,9 @@ class GraphEncoder(nn.Module):
         "Everything but the pooling."
         return self.forward_taps(x, (len(self.blocks) - 1,))[0]
 
-    def pool(
-        self,
-        h: Tensor,  # a map of `forward_map` or `forward_taps`, (N * M, C', T', V)
-        x: Tensor,  # the clips it was made of, (N, C, T, V, M): they say who is present
-    ) -> Features:  # tokens (N, T', V, C'), frames (N, T', C'), clip (N, C'); at least float32
-        "Mean over persons, then over joints, then over time; a clip without anybody is zeros if `persons` is \"present\"."
-        h = h.to(torch.promote_types(h.dtype, torch.float32)).unflatten(0, (len(x), x.shape[-1]))
-        if self.persons == "present":
-            there = present(x).to(h.dtype)
-            h = (h * (there / there.sum(1, keepdim=True).clamp(min=1))[..., None, None, None]).sum(1)
-        else:
-            h = h.mean(1)
-        return Features.from_tokens(h.permute(0, 2, 3, 1))
+    def pool(self, h: Tensor, x: Tensor) -> Features:
+        "`pool_persons` of a map of `forward_map` or `forward_taps`, made of the clips x, in this encoder's manner."
+        return pool_persons(h, x, self.persons)
 
     def forward(self, x: Tensor) -> Features:  # (N, C, T, V, M)
         return self.pool(self.forward_map(x), x)
