@@ -87,19 +87,23 @@ class UsdrlPreset(Preset):
         }
 
     def check(self) -> None:
-        "Refuse combinations that cannot work, with the reason."
-        if self.views < 2 or not (self.vac or self.xc):
-            what = f"views = {self.views}, vac = {self.vac}, xc = {self.xc}"
-            raise ParameterError(what, place="UsdrlPreset", remedy="use two views or more, and VAC or XC: similarity alone collapses")
-        if not 0 < self.crop_low <= 1 or not 0 <= self.corrupted <= layout(self.layout).V:
-            raise ParameterError(f"crop_low = {self.crop_low}, corrupted = {self.corrupted}", place="UsdrlPreset",
-                                 remedy="0 < crop_low <= 1, and at most as many corrupted joints as there are")
+        _check(self)
 
     @property
     def weights(self) -> Weights:
         "Of the loss terms, with the switches of Table 5 applied."
         return Weights(self.similarity, self.invariance * self.xc, self.variance * self.vac, self.covariance * self.vac, self.cross * self.xc,
                        self.gamma, self.epsilon, self.form)
+
+# %% ../../nbs/methods/30_usdrl.ipynb #3b796529
+def _check(p: UsdrlPreset) -> None:
+    "Refuse combinations that cannot work, with the reason."
+    if p.views < 2 or not (p.vac or p.xc):
+        what = f"views = {p.views}, vac = {p.vac}, xc = {p.xc}"
+        raise ParameterError(what, place="UsdrlPreset", remedy="use two views or more, and VAC or XC: similarity alone collapses")
+    if not 0 < p.crop_low <= 1 or not 0 <= p.corrupted <= layout(p.layout).V:
+        raise ParameterError(f"crop_low = {p.crop_low}, corrupted = {p.corrupted}", place="UsdrlPreset",
+                             remedy="0 < crop_low <= 1, and at most as many corrupted joints as there are")
 
 # %% ../../nbs/methods/30_usdrl.ipynb #21949dbc
 def make_encoder(p: UsdrlPreset) -> DSTE | STTR:
