@@ -140,7 +140,7 @@ def test_what_counts_as_features(tmp_path):
     np.save(tmp_path / "x.npy", x.numpy().astype(np.float16))
     half = np.load(tmp_path / "x.npy", mmap_mode="r")
     want = spectrum(x).effective_rank
-    everything = (x.tolist(), x.double().numpy(), Examples(x, [0] * 20, "a"), Features(x, x[:, None]), x.requires_grad_())
+    everything = (x.tolist(), x.double().numpy(), Examples(x, [0] * 20, list("a")), Features(x, x[:, None]), x.requires_grad_())
     assert [spectrum(e).effective_rank for e in everything] == pytest.approx([want] * 5)
     assert spectrum(half).effective_rank == pytest.approx(want, rel=1e-3) and spectrum(x.bfloat16()).effective_rank == pytest.approx(want, rel=0.05)
     assert spectrum(np.arange(12).reshape(4, 3)).effective_rank == pytest.approx(1)  # whole numbers; all rows on one line
@@ -226,7 +226,7 @@ def test_alignment_and_uniformity_at_their_limits():
     assert view_alignment(x, -x) == pytest.approx(4) and view_alignment(x, -x, 1) == pytest.approx(2) and view_alignment(x, 7 * x) < 1e-12
     near = F.normalize(torch.ones(6, 8) + 1e-4 * normal(6, 8), dim=1)  # collapsed: the digits of small distances survive
     want = torch.pdist(F.normalize(near.double())).square().mean()
-    assert class_alignment(Examples(near, [0] * 6, "a")) == pytest.approx(float(want), rel=1e-2)
+    assert class_alignment(Examples(near, [0] * 6, list("a"))) == pytest.approx(float(want), rel=1e-2)
     assert uniformity(near) == pytest.approx(float(-2 * want), rel=1e-2)
 
 
@@ -241,7 +241,7 @@ def test_alignment_and_uniformity_refuse():
     with pytest.raises(DataError, match="makes no pair"):
         uniformity(x[:1])
     with pytest.raises(DataError, match="no class has two"):
-        class_alignment(Examples(x[:3], [0, 1, 2], "abc"))
+        class_alignment(Examples(x[:3], [0, 1, 2], list("abc")))
 
 
 def test_global_random_state_is_left_alone():
@@ -261,9 +261,9 @@ def test_scatter_and_silhouette(tiny_blocks):
     assert s["within"] == pytest.approx(within) and s["between"] + s["within"] == pytest.approx(total)
     assert s["ratio"] == pytest.approx((total - within) / within) and s["share"] == pytest.approx(1 - within / total)
     assert silhouette(e, "euclidean") == pytest.approx(silhouette_score(e.x.numpy(), e.y)) != silhouette(e, "euclidean", limit=30)
-    assert np.isnan(silhouette(e.take(e.y == 0))) and np.isnan(silhouette(Examples(e.x[:2], [0, 1], "ab")))
-    assert class_scatter(Examples(torch.eye(3), [0, 1, 2], "abc"))["ratio"] == np.inf
-    assert np.isnan(class_scatter(Examples(torch.full((4, 3), 0.1), [0, 1, 0, 1], "ab"))["share"])
+    assert np.isnan(silhouette(e.take(e.y == 0))) and np.isnan(silhouette(Examples(e.x[:2], [0, 1], list("ab"))))
+    assert class_scatter(Examples(torch.eye(3), [0, 1, 2], list("abc")))["ratio"] == np.inf
+    assert np.isnan(class_scatter(Examples(torch.full((4, 3), 0.1), [0, 1, 0, 1], list("ab")))["share"])
 
 
 def test_nearest_centroid_agrees_with_scikit_learn():
@@ -306,7 +306,7 @@ def test_nearest_centroid_at_its_limits():
     with pytest.raises(ParameterError, match="use cosine or euclidean"):
         nearest_centroid(train, metric="l1")
     with pytest.raises(DataError, match="not the same list"):
-        nearest_centroid(train, Examples(test.x, test.y, "abc"))
+        nearest_centroid(train, Examples(test.x, test.y, list("abc")))
     with pytest.raises(DataError, match="all clips are of one group"):
         nearest_centroid(Examples(train.x, train.y, train.classes, groups=["p"] * 3))
 
