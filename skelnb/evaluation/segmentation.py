@@ -27,6 +27,7 @@ from .events import event_maps, label_events
 from .features import Windows, encode, middle, to_frames
 from .framewise import segmental
 from ..methods.base import Method, Preset
+from ..objectives.processes import BatchNorm
 from ..training.fit import FitConfig, fit
 from ..training.schedule import cosine, stepped
 from ..transforms.spatial import center, random_rotation
@@ -387,7 +388,7 @@ class Segmenter(Method):
         for block, rate in zip(blocks, torch.linspace(0, config.drop_path, len(blocks)).tolist()):
             block.rate = rate
         inputs = _inputs(encoder, config.readout, sample)
-        layers = [nn.Linear(inputs, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU()] if config.hidden else []
+        layers = [nn.Linear(inputs, config.hidden), BatchNorm(config.hidden), nn.ReLU()] if config.hidden else []
         self.head = nn.Sequential(nn.Dropout(config.dropout), *layers, nn.Linear(config.hidden or inputs, classes))
 
     def prepare(self, x: Tensor) -> Tensor:  # (N, C, T, V, M) -> the same

@@ -11,14 +11,9 @@ from torch import Tensor
 
 from ..errors import ParameterError
 from .draws import Draws
+from .spatial import transform
 
 # %% ../../nbs/transforms/40_corrupt.ipynb #addaec59
-def _times(matrix: Tensor, x: Tensor) -> Tensor:
-    "Every position of a clip times the clip's matrix, outside autocast: coordinates in 16 bits are millimetres off."
-    with torch.autocast(x.device.type, enabled=False):
-        return torch.einsum("nij,njtvm->nitvm", matrix.to(x.dtype), x)
-
-
 def shear(
     x: Tensor,  # clips, (N, 3, T, V, M), centred
     draws: Draws,  # six numbers per sample are drawn
@@ -30,7 +25,7 @@ def shear(
     matrix = torch.eye(3, device=x.device).repeat(len(x), 1, 1)
     off = ~torch.eye(3, dtype=torch.bool, device=x.device)
     matrix[:, off] = draws.uniform(len(x), 6, low=-limit, high=limit)
-    return _times(matrix, x)
+    return transform(x, matrix)
 
 # %% ../../nbs/transforms/40_corrupt.ipynb #d313fe34
 def corrupt_joints(
@@ -46,5 +41,5 @@ def corrupt_joints(
     chosen = draws.rand(n, v).argsort(1).argsort(1) < joints
     moves = draws.rand(n) >= zero
     matrix = draws.uniform(n, 3, 3, low=-1.0, high=1.0) * moves[:, None, None]
-    moved = _times(matrix, x)
+    moved = transform(x, matrix)
     return torch.where(chosen[:, None, None, :, None], moved, x)
