@@ -1,4 +1,4 @@
-# make demo: the main job to a rendered report.   make test: every check there is.   make prepare: before a commit.
+# make demo: the main job to a rendered report.   make test: every check there is, on all cores.   make prepare: before a commit.
 PY ?= python3
 V := .venv/bin
 export OMP_NUM_THREADS ?= 1
@@ -19,7 +19,7 @@ demo: $(V)/.ok
 	$(V)/python -m skelnb.reporting.html reports/quick/lode.ipynb
 
 test: $(V)/.ok
-	$(V)/python -m pytest -q
+	$(V)/python -m pytest -q -n auto --dist worksteal
 
 prepare: $(V)/.ok
 	$(V)/nbdev-export && $(V)/nbdev-clean && $(MAKE) test

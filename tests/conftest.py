@@ -1,11 +1,32 @@
-"""What several test files need: the real recordings, where they are, and a small store."""
+"""How the tests are shared among processes, and what several test files need: the real recordings, where they are, and a small store."""
+
+import os
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from skelnb.data.clip import Clip
+from skelnb.data.source import cores
 from skelnb.data.store import SkeletonStore
 from skelnb.settings import load
+
+# a busy machine is no reason to fail; the rest as hypothesis finds right for the place (it has a profile of its own for CI)
+settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    "`-n auto`: one worker for each core that this process may use (pytest-xdist counts those of the machine)."
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else cores()
+
+
+def pytest_collection_modifyitems(config, items):
+    "With several workers, whole notebooks come first, the run notebooks before all: no long test is left for the end, when the others are idle."
+    if hasattr(config, "workerinput"):
+        first = ["test_run_notebooks.py", "test_notebooks.py"]
+        items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
 
 
 @pytest.fixture(scope="session")

@@ -471,7 +471,7 @@ def kept():
     (lambda: torch.zeros(10, dtype=torch.float64) + 1, 160),
     (lambda: (X + 1)[:10], 4000), (lambda: torch.addmm(z(2, 5), z(2, 3), z(3, 5)), 40 + 24 + 60 + 40), (lambda: None, 0),
     (lambda: (X + 1).half(), 6000), (lambda: (X + 1).contiguous(), 4000),
-], ids=str)
+])
 def test_peak_memory(f, expected, mode):
     with torch.no_grad() if mode == "grad" else warnings.catch_warnings():
         assert peak_memory(f) == expected
