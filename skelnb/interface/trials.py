@@ -176,7 +176,7 @@ class Trial(Preset):
     pretraining: dict = field(default_factory=dict)  # fields of `Pretraining`; of "random" only those count that make the model
     what: Literal["clips", "finetune", "frames"] = "clips"
     protocols: tuple[str, ...] = ("linear", "1-NN", "retrieval", "10 % labels")  # "clips": names of PROTOCOLS
-    settings: dict = field(default_factory=dict)  # "frames": of `DetectionConfig`, and `seg2clip`; "finetune": of `FinetuneClips`, and `fraction`
+    settings: dict = field(default_factory=dict)  # "frames": of `DetectionConfig`, and `seg2clip`; "finetune": of `FinetuneClips`, `recipe` and `fraction`
     view: str = "usdrl"  # "clips": how a clip becomes the encoder's input, a preset of `View`; its frames are the encoder's
     split: str = "split"  # column of the store; its parts are train and test
     seed: int = 0  # of the protocol: first weights, order, drawn labels
@@ -205,7 +205,7 @@ class Trial(Preset):
     def recipe(self) -> FinetuneClips:
         "Settings of fine-tuning."
         fields = {k: v for k, v in self.settings.items() if k != "fraction"}
-        return FinetuneClips.named("usdrl_semi", **fields)
+        return FinetuneClips.named(fields.pop("recipe", "usdrl_semi"), **fields)
 
 # %% ../../nbs/interface/12_trials.ipynb #0c770d7b
 def _input(t: Trial, method: Method | None) -> Entrant:
