@@ -71,6 +71,7 @@ class Pretraining(Preset):
     milestones: tuple[float, ...] = ()  # schedule "steps": shares of the steps after which the rate falls
     gamma: float = 0.1  # to this share
     weight_decay: float = 1e-5
+    weight_decay_end: float | None = None  # at the end of a cosine from `weight_decay`; none: constant
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 0.0  # largest norm of the gradient; 0: not clipped
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -82,6 +83,10 @@ class Pretraining(Preset):
             raise ParameterError(f"emphasis = {self.emphasis}, length = {self.length}", place="Pretraining", remedy="emphasis from 1, length from 0")
         _ = self.model, self.fit_config()  # what cannot be is refused now
 
+    def to_dict(self) -> dict:
+        "All fields; those that came later only where they are used, so that older runs are found."
+        return {k: v for k, v in super().to_dict().items() if k != "weight_decay_end" or v is not None}
+
     @property
     def model(self) -> Preset:
         "Settings of the model."
@@ -89,7 +94,7 @@ class Pretraining(Preset):
 
     def fit_config(self, device: str = "auto") -> FitConfig:
         "Settings of the training loop."
-        same = ("steps", "batch", "optimizer", "lr", "min_lr", "schedule", "gamma", "weight_decay", "betas", "clip", "precision", "seed")
+        same = ("steps", "batch", "optimizer", "lr", "min_lr", "schedule", "gamma", "weight_decay", "weight_decay_end", "betas", "clip", "precision", "seed")
         return FitConfig(warmup=round(self.warmup * self.steps), milestones=tuple(round(m * self.steps) for m in self.milestones), device=device,
                          log_every=max(1, self.steps // 100), checkpoint_every=max(25, self.steps // 8), **{k: getattr(self, k) for k in same})
 
