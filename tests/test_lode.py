@@ -1,22 +1,19 @@
 """LoDE: sizes, every switch, the losses against a plain transcription, and training on one, two and interrupted processes."""
 
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import start
 from helpers import run_ranks, same_weights
 
 from skelnb.data.presets import PRESETS
 from skelnb.errors import CheckpointError, DataError, ParameterError
-from skelnb.files import write_json
 from skelnb.methods.lode import Lode, LodePreset, choose_persons, draw_masks, frame_target, standardise
 from skelnb.training.checkpoint import load_weights
 from skelnb.training.fit import FitConfig, fit
@@ -434,14 +431,12 @@ def test_one_and_two_processes_train_the_same(tmp_path):
 def test_killed_and_resumed_equals_never_killed(tmp_path):
     steps, after, killed = 24, random.randint(1, 18), tmp_path / "killed"
     changes = dict(teacher="ema", code_decay=0.9)
-    job = tmp_path / "job.json"
-    write_json(job, {"target": "test_lode:train", "config": {"folder": str(killed), "steps": steps, "changes": changes, "wait": 0.02}})
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    process = subprocess.Popen([sys.executable, "-m", "skelnb.training.launch", str(job)], env=env)
-    while process.poll() is None and not (len(log := read_log(killed / "metrics.jsonl")) and log.step.max() >= after):
+    process = start("test_lode:train", {"folder": str(killed), "steps": steps, "changes": changes, "wait": 0.02})
+    while process.is_alive() and not (len(log := read_log(killed / "metrics.jsonl")) and log.step.max() >= after):
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "ended before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "ended before it could be killed"
     for folder in (killed, tmp_path / "whole"):
         assert train(folder, steps, changes) == steps
     assert same_weights(weights(killed), weights(tmp_path / "whole"), 0.0), f"killed after step {after}"

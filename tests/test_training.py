@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import Careful, Toy, ToyLoader, run_ranks, same_weights, train
+from forks import start
+from helpers import Careful, Toy, ToyLoader, same_weights, train
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -25,6 +24,7 @@ from skelnb.methods.base import Preset
 from skelnb.progress import MARK, Progress, bar_text
 from skelnb.training.checkpoint import load_resume, load_weights, save_resume
 from skelnb.training.fit import FitConfig, fit
+from skelnb.training.launch import launch
 from skelnb.training.log import JsonLog, read_log
 from skelnb.training.schedule import cosine, layer_ids, parameter_groups, stepped
 from skelnb.transforms.draws import Draws
@@ -46,7 +46,7 @@ def log_of(folder):
 def test_one_and_two_processes_train_the_same(tmp_path):
     runs = {n: [tmp_path / f"{n}-{name}" for name in ("1", "5", "sgd")] for n in (1, 2)}
     for n, folders in runs.items():
-        result = run_ranks("helpers:train_then_nan", {"folders": [str(f) for f in folders], "steps": [1, 5, 6]}, n)
+        result = launch("helpers:train_then_nan", {"folders": [str(f) for f in folders], "steps": [1, 5, 6]}, processes=n)  # `launch` itself, once
         assert result["done"] == [1, 5, 6] and "step 4: loss is nan, fill is nan" in result["error"]
     for one, two in zip(runs[1], runs[2]):
         assert same_weights(weights(one), weights(two), 1e-5)
@@ -67,15 +67,12 @@ def test_processes_that_do_not_fit_are_refused(monkeypatch):
 
 def start_and_kill(folder, steps, after):
     "Train in another process and kill it, without warning, once the log says that step `after` is done."
-    job = folder.parent / f"job-{after}.json"
-    config = {"folders": [str(folder)], "steps": [steps], "loader": {"wait": 0.02}, "seed": 1}
-    write_json(job, {"target": "helpers:train", "config": config})
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    process = subprocess.Popen([sys.executable, "-m", "skelnb.training.launch", str(job)], env=env)
-    while process.poll() is None and not (len(log := read_log(folder / "metrics.jsonl")) and log.step.max() >= after):
+    process = start("helpers:train", {"folders": [str(folder)], "steps": [steps], "loader": {"wait": 0.02}, "seed": 1})
+    while process.is_alive() and not (len(log := read_log(folder / "metrics.jsonl")) and log.step.max() >= after):
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "ended before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "ended before it could be killed"
 
 
 def test_killed_twice_and_resumed_equals_never_killed(tmp_path):

@@ -1,12 +1,10 @@
 """Code books: the moving average, restarts, precision, checkpoints, and the same result on one process and on two."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import run_ranks
+from helpers_processes import joined
 
 from skelnb.errors import ParameterError
 from skelnb.objectives.vq import VectorQuantizer, move_codes, nearest_code, perplexity, restarts, sample_rows, sum_by_code
@@ -211,58 +209,40 @@ def test_wrong_width_and_empty_code_book():
 
 # ---- many processes --------------------------------------------------------------------------------------------------------------
 
-WORKER = """
-import os, sys
-import torch
-import torch.distributed as dist
-from skelnb.objectives.vq import VectorQuantizer
-from skelnb.transforms.draws import Draws
 
-folder, rank, world = sys.argv[1], int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-torch.set_num_threads(1)
-if world > 1:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-logs = {}
-for metric, n in (("euclidean", 96), ("cosine", 20)):  # 20 vectors are fewer than the 32 codes
-    vq, log = VectorQuantizer(6, 32, decay=0.8, restart=0.3, metric=metric), []
-    for step in range(12):  # vectors move apart: codes die and restart
-        z = torch.randn(n, 6, generator=torch.Generator().manual_seed(step))
-        z = 1 + 0.1 * z + min(step / 4, 3) * torch.nn.functional.one_hot(torch.arange(n) % 6, 6)
-        z = torch.cat([z, z]) if step == 5 else z  # a batch of another size
-        share = len(z) // world
-        ids = vq(z[rank * share : (rank + 1) * share])[1]
-        before = vq.codebook.clone()
+def learn(folder):
+    "What this process sees of the same global batches, saved; importable, so that other processes can be asked to."
+    torch.set_num_threads(1)
+    rank, world = joined()
+    logs = {}
+    for metric, n in (("euclidean", 96), ("cosine", 20)):  # 20 vectors are fewer than the 32 codes
+        vq, log = VectorQuantizer(6, 32, decay=0.8, restart=0.3, metric=metric), []
+        for step in range(12):  # vectors move apart: codes die and restart
+            z = torch.randn(n, 6, generator=torch.Generator().manual_seed(step))
+            z = 1 + 0.1 * z + min(step / 4, 3) * F.one_hot(torch.arange(n) % 6, 6)
+            z = torch.cat([z, z]) if step == 5 else z  # a batch of another size
+            share = len(z) // world
+            ids = vq(z[rank * share : (rank + 1) * share])[1]
+            before = vq.codebook.clone()
+            vq.step(Draws(3, step, rank, world))
+            log.append(dict(ids=ids, before=before, **{k: v.clone() for k, v in vq.state_dict().items()}))
+        logs[metric] = log
+    vq = VectorQuantizer(6, 8)  # shares of different size, one of them empty
+    for step in range(3):
+        z = torch.randn(7, 6, generator=torch.Generator().manual_seed(step))
+        vq(z if rank == 0 else z[:0])
         vq.step(Draws(3, step, rank, world))
-        log.append(dict(ids=ids, before=before, **{k: v.clone() for k, v in vq.state_dict().items()}))
-    logs[metric] = log
-vq = VectorQuantizer(6, 8)  # shares of different size, one of them empty
-for step in range(3):
-    z = torch.randn(7, 6, generator=torch.Generator().manual_seed(step))
-    vq(z if rank == 0 else z[:0])
-    vq.step(Draws(3, step, rank, world))
-logs["uneven"] = [vq.state_dict()]
-torch.save(logs, f"{folder}/{rank}-of-{world}.pt")
-if world > 1: dist.destroy_process_group()
-"""
+    logs["uneven"] = [vq.state_dict()]
+    torch.save(logs, f"{folder}/{rank}-of-{world}.pt")
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory):
     "What one process and each of two saw of the same global batches: [one, first of two, second of two]."
     folder = tmp_path_factory.mktemp("workers")
-    jobs, who = [], [(0, 1), (0, 2), (1, 2)]
-    for rank, world in who:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(world)}
-        jobs.append(subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], env=env, stderr=subprocess.PIPE))
-    for job in jobs:
-        try:
-            _, error = job.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            for each in jobs:
-                each.kill()
-            raise
-        assert job.returncode == 0, error.decode()[-2000:]
-    return [torch.load(folder / f"{rank}-of-{world}.pt", weights_only=True) for rank, world in who]
+    for n in (1, 2):
+        run_ranks("test_vq:learn", {"folder": str(folder)}, n)
+    return [torch.load(folder / f"{rank}-of-{world}.pt", weights_only=True) for rank, world in ((0, 1), (0, 2), (1, 2))]
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
