@@ -13,6 +13,7 @@ from skelnb.topology import layout
 from skelnb.transforms import augment as A
 from skelnb.transforms.corrupt import shear
 from skelnb.transforms.draws import Draws
+from skelnb.transforms.spatial import random_rotation
 
 SWAPPED = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 20, 23, 24, 21, 22]
 ALL = {
@@ -360,6 +361,56 @@ def test_actclr_chains():
     assert torch.equal(A.augment(z, Draws(0), one) - A.flip(z, Draws(0).child("flip")) != 0, A.augment(z, Draws(0), two) - z != 0)
     release = A.augment(x, Draws(1), A.actclr_steps((3, 8), release=True))
     assert release[::2, ..., 1].any()
+
+
+def in_sequence(x, draws, steps):
+    for name, step in steps.items():
+        x = step(x, draws.child(name))
+    return x
+
+
+@pytest.mark.parametrize("ids", [A.STRONG, range(1, 10), (2, 4, 5, 8, 9)])
+def test_a_chain_is_its_steps_in_sequence(ids):
+    x, steps = clips(70), A.actclr_steps(ids, 0.05)  # more clips than are run at a time
+    before, y = x.clone(), A.augment(x, Draws(4), steps)
+    torch.testing.assert_close(y, in_sequence(x, Draws(4), steps), atol=1e-5, rtol=1e-5)
+    assert torch.equal(x, before) and y.is_contiguous()
+    torch.testing.assert_close(A.augment(x.double(), Draws(4), steps), y.double(), atol=1e-5, rtol=1e-5)
+    x.requires_grad_()
+    torch.testing.assert_close(*(torch.autograd.grad(f(x, Draws(4), steps).square().sum(), x)[0] for f in (A.augment, in_sequence)), atol=1e-4, rtol=1e-4)
+
+
+def test_any_order_and_steps_of_others():
+    x = clips()
+    steps = {"mask": A.axis_mask, "turn": partial(A.rotate_limits, p=0.5), "shear": shear, "own": lambda z, d: 2 * z,
+             "mirror": partial(A.flip, negate_x=True, p=0.8), "turn again": A.rotate_main_axis, "speed": A.speed, "spin": random_rotation,
+             "back": A.time_flip, "sizes": A.scale_bones, "shear again": partial(shear, limit=0.2)}
+    torch.testing.assert_close(A.augment(x, Draws(4), steps), in_sequence(x, Draws(4), steps), atol=1e-5, rtol=1e-5)
+    assert torch.equal(A.augment(x, Draws(4), {}), x) and A.augment(x[:0], Draws(4), A.actclr_steps(A.STRONG)).shape == x[:0].shape
+    planned = []
+    for name in ("turn again", "speed", "spin", "sizes", "shear"):
+        A._join(planned, A._plan(steps[name], x, Draws(4)))
+    assert len(planned) == 3  # three matrices in space are one
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "noise"])
+def test_a_device_that_is_not_asked_draws_the_same(name, monkeypatch):
+    x = clips()
+    y = ALL[name](x, Draws(3), p=0.5)
+    monkeypatch.setattr(A, "_host", lambda x: False)
+    torch.testing.assert_close(ALL[name](x, Draws(3), p=0.5), y, atol=1e-6, rtol=1e-6)
+
+
+def test_noise_on_a_device_that_is_not_asked(monkeypatch):
+    x = clips()
+    changed = lambda: (A.noise(x, Draws(3)) != x).flatten(1).any(1).tolist()
+    host = changed()
+    monkeypatch.setattr(A, "_host", lambda x: False)
+    assert changed() == host and len(set(host)) == 2
+    y = A.augment(x, Draws(3), A.actclr_steps(A.STRONG, 0.05))
+    torch.testing.assert_close(y, in_sequence(x, Draws(3), A.actclr_steps(A.STRONG, 0.05)), atol=1e-5, rtol=1e-5)
+    parts = [A.augment(x[2 * r:2 * r + 2], Draws(3, rank=r, world=3), A.actclr_steps(A.STRONG, 0.05)) for r in range(3)]
+    torch.testing.assert_close(torch.cat(parts), y, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("call,message", [
