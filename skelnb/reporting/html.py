@@ -165,7 +165,7 @@ def _provenance(nb, path: Path) -> list[tuple[str, str]]:
     given = papermill.get("parameters") or {}
     lines = [("notebook", _short(papermill.get("input_path") or path.name, root))]
     if papermill:
-        lines.append(("parameters", ", ".join(f"{k} = {_short(v, root)}" for k, v in given.items()) or "all at their defaults"))
+        lines.append(("parameters", ", ".join(f"{k} = {_short(v, root)}" for k, v in given.items() if k != "remarks") or "all at their defaults"))
     if papermill.get("end_time"):
         lines.append(("run", f"{papermill['end_time'][:16].replace('T', ' ')} UTC, in {_duration(papermill.get('duration') or 0)}"))
     elif not papermill:
