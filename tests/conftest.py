@@ -18,7 +18,7 @@ settings.load_profile("busy")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    "`-n auto`: a worker for each core that this process may use (pytest-xdist counts those of the machine); a run notebook takes longer than 1/12 of all."
+    "`-n auto`: a worker for each core that this process may use (pytest-xdist counts those of the machine); run_lode alone is 1/10 of all."
     return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else min(cores(), 12)
 
 

@@ -55,7 +55,7 @@ def test_there_are_run_notebooks():
     assert {p.stem.split("_")[0] for p in NOTEBOOKS} == {"run", "tutorial"}, "nbs/run_*.ipynb and nbs/tutorial_*.ipynb"
 
 
-@pytest.mark.timeout(1200)  # half a minute on a quiet machine, eight on a very busy one
+@pytest.mark.timeout(1200)  # 26 to 72 s of CPU time; on a very busy machine one took eight minutes
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_run_at_its_defaults_becomes_a_report(notebook, tmp_path):
     before = listing()
