@@ -393,6 +393,12 @@ def test_any_order_and_steps_of_others():
     assert len(planned) == 3  # three matrices in space are one
 
 
+@pytest.mark.parametrize("between", ["noise", "axis_mask", "mirror"])
+def test_what_matrices_do_not_pass(between):
+    x, steps = clips(), {"shear": shear, "between": ALL[between], "turn": partial(A.rotate_main_axis, main=90.0)}
+    torch.testing.assert_close(A.augment(x, Draws(4), steps), in_sequence(x, Draws(4), steps), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", [name for name in ALL if name != "noise"])
 def test_a_device_that_is_not_asked_draws_the_same(name, monkeypatch):
     x = clips()
