@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -117,6 +118,10 @@ def test_find_actionlets_is_the_recipe():
     torch.testing.assert_close(find_actionlets(encoder, x, head=head, prototypes=P), plain, atol=1e-4, rtol=1e-4)
     x[1, ..., 1] = 0
     assert find_actionlets(encoder, x)[1, 1].eq(0).all()
+    # an encoder whose map is the squared clip, pooled over those who are there: clip 1 is as it would be alone
+    stub, head = SimpleNamespace(persons="present", forward_map=lambda x: x.movedim(-1, 1).flatten(0, 1)[:, :, ::4].square()), nn.Linear(3, 4)
+    pooled, alone = (find_actionlets(stub, part, mean, head, P) for part in (x, x[1:2, ..., :1]))
+    torch.testing.assert_close(pooled[1, :1], alone[0], atol=1e-5, rtol=1e-4)
 
 
 def test_grad_cam_of_a_linear_classifier_is_cam():
