@@ -100,11 +100,11 @@ class SlimBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 # %% ../../nbs/backbones/15_slim.ipynb #a7d04587
-def small_normal(module: nn.Module) -> nn.Module:
-    "DINOv2's first weights of all linear layers: truncated normal with std 0.02, zero biases."
+def small_normal(module: nn.Module, std: float = 0.02) -> nn.Module:
+    "DINOv2's first weights of all linear layers: truncated normal, zero biases."
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.trunc_normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
     return module
 
@@ -181,6 +181,7 @@ class SlimEncoder(nn.Module):
         persons: str = "sum",  # pool present persons by "sum" (SLiM's linear protocol) or "mean"
         last: int = 1,  # `clip` holds the class tokens of the last so many blocks ...
         mean: bool = False,  # ... and then the mean token of the last one
+        std: float = 0.02,  # of first weights; a network much narrower than 256 wants more, see below
     ):
         super().__init__()
         if ffn not in ("swiglu", "mlp") or persons not in ("sum", "mean") or not 1 <= last <= depth:
@@ -190,7 +191,7 @@ class SlimEncoder(nn.Module):
         self.tokens = SlimTokens(joints, unit, channels, dim, registers)
         self.blocks = nn.ModuleList(SlimBlock(dim, heads, mlp, ffn) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        small_normal(self.blocks)
+        small_normal(self.blocks, std)
 
     def blocks_out(
         self,
@@ -250,12 +251,13 @@ class DinoHead(nn.Module):
         prototypes: int = 65_536,  # K
         hidden: int = 2048,  # width of the hidden layers
         bottleneck: int = 256,  # width in which cosines are taken, d
+        std: float = 0.02,  # of first weights
     ):
         super().__init__()
         self.mlp = nn.Sequential(Linear(dim, hidden), nn.GELU(), Linear(hidden, hidden), nn.GELU(), Linear(hidden, bottleneck))
         self.direction = nn.Parameter(torch.empty(prototypes, bottleneck).uniform_(-1, 1) / bottleneck**0.5)  # v
         self.gain = nn.Parameter(torch.ones(prototypes, 1))  # g
-        small_normal(self.mlp)
+        small_normal(self.mlp, std)
 
     def bottleneck(self, x: Tensor) -> Tensor:  # (..., D) -> (..., d) float32, of length one
         "What is compared with the prototypes."
