@@ -1,6 +1,7 @@
 """Encoders as graphs: free sizes, the same numbers, and nothing left where they differ."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,6 +58,13 @@ def test_refused(monkeypatch):
     for x, unit in ((clips()[0], 0), (clips(1), 0), (clips(frames=10), 4), (clips(frames=4), 4)):
         with pytest.raises(ParameterError, match="an example of shape"):
             trace(slim(), x, unit)
+    def lacking(*args, **options):
+        raise torch.onnx.errors.OnnxExporterError("cummax")
+
+    with monkeypatch.context() as m:
+        m.setattr(torch.onnx, "export", lacking)
+        with pytest.raises(ParameterError, match="operations that ONNX lacks"):
+            export_onnx(slim(), "never.onnx", clips(), graph=SimpleNamespace(graph_signature=SimpleNamespace(user_outputs=[1, 2])))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ParameterError, match=r"pip install skelnb\[export\]"):
         export_onnx(slim(), "never.onnx", clips())

@@ -50,7 +50,7 @@ class Outputs(nn.Module):
 
 # %% ../../nbs/interface/40_export.ipynb #eea91630
 NAMES = ("clip", "frames", "tokens")
-_REMEDY = "export the backbone alone (`method.encoder`), with unit=0; persons or frames that are picked by value cannot be in a graph"
+_REMEDY = "export the backbone alone (`method.encoder`) and do `method.prepare` before it; persons or frames that are picked by value cannot be in a graph"
 
 
 def _traced(module: nn.Module, x: Tensor, free: dict):
@@ -108,6 +108,8 @@ def _converted(graph, outputs):  # onnx.ModelProto
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.onnx.export(graph, dynamo=True, verbose=False, input_names=["x"], output_names=list(outputs)).model_proto
+    except torch.onnx.errors.OnnxExporterError as e:
+        raise ParameterError("the graph has operations that ONNX lacks, such as centring's running maximum", place="export_onnx", remedy=_REMEDY) from e
     finally:
         log.setLevel(level)
 
