@@ -12,7 +12,7 @@ from skelnb.errors import DataError, ParameterError
 from skelnb.methods.actclr import Actclr, ActclrPreset, move_map, to_steps, transfer_bones
 from skelnb.methods.aimclr import Aimclr, AimclrPreset
 from skelnb.methods.momentum import load_release, to_release
-from skelnb.objectives.actionlet import gumbel_hide, hide
+from skelnb.objectives.actionlet import gumbel_hide, hide, upsample_map
 from skelnb.topology import adjacency
 from skelnb.training.checkpoint import load_weights
 from skelnb.training.fit import FitConfig, fit
@@ -134,6 +134,17 @@ def test_the_map_goes_where_the_body_goes():
     torch.testing.assert_close(move_map(A, d, steps).permute(0, 2, 3, 1), moved[:, 2])
     assert torch.equal(move_map(A, d, {}), A) and not torch.equal(moved, clips)
     torch.testing.assert_close(to_steps(A[:, :, :10], 3)[:, :, 2], A[:, :, 8:10].mean(2))
+
+
+def test_maps_of_shared_views_were_moved_with_them():
+    plain = dict(act=(1, 6), t_non=False, adversarial=False, skeleton_mask=False)
+    method, d = make(**plain), Draws(5)
+    x = method.clips(batch())
+    marked = {k: v for k, v in actclr_steps((1, 6)).items() if k != "shear"}
+    before = upsample_map(method.locate(x, method.teacher, torch.ones(6))[0], 12).permute(0, 2, 3, 1)[:, None]
+    views = method.shared(x, torch.ones(6), d)
+    torch.testing.assert_close(views.A.permute(0, 2, 3, 1), augment(before, d.child("act"), marked)[:, 0])
+    assert not torch.allclose(views.A.permute(0, 2, 3, 1), before[:, 0], atol=1e-3)
 
 
 def test_bones_of_the_partner():
