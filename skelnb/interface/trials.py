@@ -30,6 +30,8 @@ from ..evaluation.finetune import FinetuneClips, semi_supervised
 from ..evaluation.neighbours import Retrieval
 from ..evaluation.protocols import Entrant, FrameMeasures, Measures, measure, raw_coordinates
 from ..files import fingerprint
+from ..methods.actclr import Actclr, ActclrPreset
+from ..methods.aimclr import Aimclr, AimclrPreset
 from ..methods.base import Method, Preset
 from ..methods.lode import Lode, LodePreset
 from ..methods.slim import Slim, SlimPreset
@@ -41,7 +43,8 @@ from ..training.launch import launch, run_jobs
 from ..training.log import read_log
 
 # %% ../../nbs/interface/12_trials.ipynb #4876204c
-METHODS: dict[str, tuple[type[Method], type[Preset]]] = {"lode": (Lode, LodePreset), "usdrl": (Usdrl, UsdrlPreset), "slim": (Slim, SlimPreset)}
+METHODS: dict[str, tuple[type[Method], type[Preset]]] = {
+    "lode": (Lode, LodePreset), "usdrl": (Usdrl, UsdrlPreset), "slim": (Slim, SlimPreset), "aimclr": (Aimclr, AimclrPreset), "actclr": (Actclr, ActclrPreset)}
 READS = {  # how clips reach a method, with F raw frames: arguments of `ClipLoader`
     "windows": lambda F: dict(frames=F, window=F),  # random windows of F raw frames, drawn evenly from all frames of all takes
     "pieces": lambda F: dict(frames=F, pad=True),  # every clip in turn, raw and padded; of longer ones a random piece of F frames
