@@ -1,17 +1,16 @@
 """A training step of ActCLR (the method of CVPR 2023, whose code is public) against the same mathematics in the public implementation's way.
 
-Both make the same passes: two for the masks, one of the teacher, three with gradients. The public way augments one clip after another with NumPy, projects before it
-gathers along bones, copies the queue for every loss, and picks the nearest keys twice. With equal views both losses are first checked to agree.
-Also the four views of a step alone. Prints seconds and ratios. Arguments: batch (32), repeats (3)."""
+Both make the same passes: two for the masks, one of the teacher, three with gradients. The public way augments one clip after another with NumPy,
+projects before it gathers along bones, copies the queue for every loss, and picks the nearest keys twice. With equal views both losses are first
+checked to agree. Prints seconds and their ratio; `bench_augment.py` measures the views alone. Arguments: batch (32), repeats (3)."""
 
-import ctypes
 import sys
 import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_augment import one_by_one
+from bench_augment import keep_memory, one_by_one
 
 import skelnb.methods.actclr as module
 from skelnb.backbones.stgcn import STGCN
@@ -39,15 +38,6 @@ def numpy_way(x, draws, steps):
     rng = np.random.default_rng(draws.child("numpy").randint(1, 1, high=2**31).item())
     sigma = 0.05 if "speed" in steps or "rescale_bones" in steps else 0.01
     return one_by_one(x.numpy(), rng, {IDS[name] for name in steps}, sigma)
-
-
-def keep_memory():
-    "glibc gives large blocks back at once and gets them again page by page; in a training the heap has long grown. Both ways profit."
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**30), libc.mallopt(-1, 2**31 - 1)
-    except (OSError, AttributeError):
-        pass  # not glibc
 
 
 def make():
