@@ -73,14 +73,16 @@ def our_step(method, views):
     return z["instance"]["loss"] + 0.5 * (z["temporal"]["loss"] + z["spatial"]["loss"])
 
 
-def timed(f, repeats):
-    f()
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        f()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+def timed(*steps, rounds):
+    "The least seconds of each, taken in turns, so that a busy machine disturbs all alike."
+    least = [float("inf")] * len(steps)
+    for n in range(rounds + 1):
+        for i, f in enumerate(steps):
+            began = time.perf_counter()
+            f()
+            if n:  # the first round only warms up
+                least[i] = min(least[i], time.perf_counter() - began)
+    return least
 
 
 def loss_alone(n=64, d=4096, k=4):
@@ -88,7 +90,7 @@ def loss_alone(n=64, d=4096, k=4):
     z = (torch.randn(k, n, d, generator=g) + torch.randn(1, n, d, generator=g)).requires_grad_()
     ours, direct = decorrelation(z, Weights())["loss"], direct_loss(list(z))
     assert abs(ours - direct) < 1e-5 * direct
-    a, b = (timed(lambda f=f: torch.autograd.grad(f(), z), 3) for f in (lambda: decorrelation(z)["loss"], lambda: direct_loss(list(z))))
+    a, b = timed(*(lambda f=f: torch.autograd.grad(f(), z) for f in (lambda: decorrelation(z)["loss"], lambda: direct_loss(list(z)))), rounds=3)
     print(f"loss of one grain, {k} views, N={n}, D={d}: Gram {a * 1e3:.1f} ms, matrices {b * 1e3:.0f} ms, ratio {b / a:.0f}; "
           f"numbers per matrix {n * n:,} instead of {d * d:,}, ratio {d * d // (n * n)}")
 
@@ -106,9 +108,7 @@ def main(n: int = 64, dim: int = 1024) -> None:
         loss().backward()
         optimizer.step()
 
-    repeats = 1 if dim >= 512 else 3
-    ours = timed(lambda: step(lambda: our_step(method, views)), repeats)
-    direct = timed(lambda: step(lambda: direct_step(method, layers, views)), repeats)
+    ours, direct = timed(lambda: step(lambda: our_step(method, views)), lambda: step(lambda: direct_step(method, layers, views)), rounds=2 if dim >= 512 else 5)
     print(f"step at width {dim}, batch {n}: ours {ours:.2f} s, direct {direct:.2f} s, ratio {direct / ours:.2f} ({torch.get_num_threads()} thread(s))")
 
 
