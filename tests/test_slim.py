@@ -10,6 +10,7 @@ from helpers import run_ranks, same_weights
 
 from skelnb.errors import DataError, ParameterError
 from skelnb.interface.trials import METHODS
+from skelnb.methods import slim
 from skelnb.methods.slim import ABLATIONS, PRESETS, Slim, SlimPreset, hidden_rows, pairs, recipe, spread, teacher_momentum, temperature, usage
 from skelnb.objectives.prototypes import koleo, sinkhorn
 from skelnb.training.checkpoint import load_weights
@@ -17,6 +18,8 @@ from skelnb.training.fit import FitConfig, fit
 from skelnb.training.log import read_log
 from skelnb.training.schedule import parameter_groups
 from skelnb.transforms.draws import Draws
+from skelnb.transforms.tubes import MASK_SPECS
+from skelnb.transforms.views import SAA_SPECS, VIEW_SPECS
 
 TOY = dict(frames=16, crops=((16, 0.35, 0.70, 1), (8, 0.15, 0.40, 2)), dim=16, depth=1, heads=2, mlp=16, prototypes=12, hidden=8, bottleneck=6)
 
@@ -49,8 +52,12 @@ def test_sizes_and_settings_of_the_release():
         assert count(method) == 2 * 50_548_736 and count(Slim("paper").encoder) == 6_333_184
     release, paper, default = (SlimPreset.named(name).to_dict() for name in ("release", "paper", "default"))
     assert {k for k in release if release[k] != default[k]} == {"shuffle", "bug_compat", "rotation"}
-    assert {k for k in paper if paper[k] != release[k]} == {"ffn", "crops", "pairing", "global_mask", "local_mask", "global_prob", "local_prob", "shuffle",
-                                                            "bone_groups", "bug_compat", "rotation", "noise", "koleo_on"}
+    assert {k for k in paper if paper[k] != release[k]} == {"ffn", "crops", "pairing", "global_mask", "local_mask", "mask_area", "global_prob", "local_prob",
+                                                            "shuffle", "bone_groups", "bug_compat", "rotation", "noise", "koleo_on"}
+    for name in ("default", "release", "paper"):  # the floor below knows the same
+        p = SlimPreset.named(name)
+        assert slim.mask_spec(p) == MASK_SPECS[name] and slim.saa(p) == SAA_SPECS[name]
+        assert slim.view_spec(p) == VIEW_SPECS["paper" if name == "paper" else "release"]
     for name in PRESETS:
         assert SlimPreset.from_dict(SlimPreset.named(name).to_dict()) == SlimPreset.named(name)
     assert METHODS["slim"] == (Slim, SlimPreset)

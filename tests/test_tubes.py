@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skelnb.errors import ParameterError
@@ -61,6 +61,17 @@ def test_simulation(masks, steps, target, mean, low, high, paper, most, always):
     assert abs(masks["connected", steps].float().mean() - mean) < 0.005
 
 
+@pytest.mark.parametrize("steps,mean,most", [(8, 0.704, 0.915), (4, None, None), (2, None, None), (1, 0.720, 1.00)])
+def test_areas_of_the_paper(masks, steps, mean, most):
+    "A_min 8 and A_max half of the view's own grid. The specification simulates both readings where they are one: 8 steps, and 1, where a tube has no duration."
+    literal = T.tube_mask(N, (steps, 25), T.stratified_ratios(N, Draws(1))[0], Draws(2), "paper", "paper")
+    assert torch.equal(literal, masks["paper", steps]) == (mean is not None)
+    if mean:
+        share = literal.float().mean((1, 2))
+        assert abs(share.mean() - mean) < 0.005 and share.max() <= most + 0.015
+    assert (literal.sum((1, 2)) < 25 * steps).all()
+
+
 def test_joints_in_the_middle_of_a_list_are_hidden_more_often(masks):
     often = masks["slice", 8].float().mean((0, 1))
     assert 0.52 < often.min() and often.max() < 0.81
@@ -90,7 +101,7 @@ def test_a_mask_made_of_one_tube_is_a_tube():
         assert seen >= {p for p in known if len(p) in (1, 2, 4)}
 
 
-def loop(n, steps, target, draws, strict, most=100):
+def loop(n, steps, target, draws, strict, least, most):
     "The same numbers, one sample and one tube at a time."
     u = torch.cat([draws.rand(n, 16, 5) for _ in range(20)], 1).tolist()
     masks = []
@@ -103,7 +114,7 @@ def loop(n, steps, target, draws, strict, most=100):
             budget, group = min(target[i] - count, most), T.semantic_groups()[int(5 * g)]
             k = 1 + int(k * len(group))
             first = int(s * (len(group) - k + 1))
-            long = min(max(round((steps + (budget - steps) * a) / k), 1), steps)
+            long = min(max(round((least + (budget - least) * a) / k), 1), steps)
             start = int(t * (steps - long + 1))
             tube = m.clone()
             tube[start:start + long, list(group[first:first + k])] = True
@@ -115,12 +126,13 @@ def loop(n, steps, target, draws, strict, most=100):
 
 
 @settings(max_examples=4, deadline=None)
-@given(st.sampled_from([8, 4, 2, 1]), st.booleans(), st.integers(0, 10_000))
-def test_the_loop_over_samples(steps, strict, seed):
+@given(st.sampled_from([8, 4, 2, 1]), st.booleans(), st.booleans(), st.integers(0, 10_000))
+@example(2, False, True, 0)
+def test_the_loop_over_samples(steps, strict, paper, seed):
     ratio = T.stratified_ratios(12, Draws(seed))[0]
     target = (ratio.double() * steps * 25 + 1e-4).long().tolist()
-    ours = T.tube_mask(12, (steps, 25), ratio, Draws(seed), "slice" if strict else "paper")
-    assert torch.equal(ours, loop(12, steps, target, Draws(seed), strict))
+    ours = T.tube_mask(12, (steps, 25), ratio, Draws(seed), "slice" if strict else "paper", "paper" if paper else "release")
+    assert torch.equal(ours, loop(12, steps, target, Draws(seed), strict, *((8, 12.5 * steps) if paper else (steps, 100))))
 
 
 # ---- plain masks
@@ -210,5 +222,9 @@ def test_bad_input():
         T.stratified_ratios(2, Draws(0), low=0.9, high=0.5)
     with pytest.raises(ParameterError, match="form 'motoin'"):
         T.MaskSpec("motoin")
+    with pytest.raises(ParameterError, match="(?s)area 'papre'.*paper"):
+        T.MaskSpec(area="papre")
+    with pytest.raises(ParameterError, match="(?s)area 'papre'.*paper"):
+        T.tube_mask(2, (8, 25), ratio, Draws(0), area="papre")
     with pytest.raises(ParameterError, match="do not divide into steps of 6"):
         T.view_masks(views(2), Draws(0), T.MaskSpec(unit=6))

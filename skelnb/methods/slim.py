@@ -45,6 +45,7 @@ class SlimViews(Preset):
     mask_high: float = 0.9  # largest; both
     global_prob: float = 0.5  # A0.4: share of masked global views; paper 1
     local_prob: float = 1.0  # A0.5: of masked local views; paper 0.5
+    mask_area: Literal["release", "paper"] = "release"  # of tubes in local views: at least a token per step, at most 100 (release); 8, half of the view (paper)
     shuffle: bool = True  # ours; the release gives local views of G1 the low mask ratios, those of G2 the high ones
 
     p_augment: float = 0.5  # of mirror, scale, rotation each; both
@@ -109,7 +110,7 @@ PRESETS = {
     "default": {},
     "release": dict(shuffle=False, bug_compat=True, rotation="narrow"),
     "paper": dict(ffn="mlp", crops=((32, 0.35, 0.70, 2), (16, 0.15, 0.40, 2), (8, 0.05, 0.20, 2)), pairing="anchor", global_mask="paper", local_mask="paper",
-                  global_prob=1.0, local_prob=0.5, bone_groups=5, noise=False, koleo_on="local"),
+                  mask_area="paper", global_prob=1.0, local_prob=0.5, bone_groups=5, noise=False, koleo_on="local"),
     "small": dict(_SHORT, std=0.1, dim=96, depth=4, heads=4, mlp=384, prototypes=1024, hidden=256, bottleneck=64),
     "tiny": dict(_SHORT, std=0.14, frames=32, crops=((16, 0.35, 0.7, 1), (8, 0.1, 0.35, 1)), dim=48, depth=2, heads=2, mlp=96, prototypes=256, hidden=96,
                  bottleneck=32),
@@ -172,7 +173,7 @@ def saa(p: SlimPreset) -> SAA:
 
 def mask_spec(p: SlimPreset) -> MaskSpec:
     "How they are masked."
-    return MaskSpec(p.global_mask, p.local_mask, p.mask_low, p.mask_high, p.global_prob, p.local_prob, p.shuffle, p.unit, p.layout)
+    return MaskSpec(p.global_mask, p.local_mask, p.mask_low, p.mask_high, p.global_prob, p.local_prob, p.shuffle, p.mask_area, p.unit, p.layout)
 
 # %% ../../nbs/methods/50_slim.ipynb #98021e93
 def pairs(
