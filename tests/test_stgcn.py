@@ -499,3 +499,9 @@ def test_other_layouts_and_bad_input():
 def test_a_block_alone():
     block = Block(4, 6, graph("kinect_v2"), stride=2, dropout=0.0)
     assert block(torch.randn(2, 4, 5, 25)).shape == (2, 6, 3, 25)
+
+
+def test_no_strided_convolution_of_single_frames():
+    "In channels last, PyTorch 2.13 writes outside its memory in their backward pass where channels are few; it kills the process, or not."
+    strided = [m for m in STGCN(width=4, out=8).modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1)]
+    assert not strided

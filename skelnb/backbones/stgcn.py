@@ -106,12 +106,15 @@ class Block(nn.Module):
         self.temporal = nn.Conv2d(outputs, outputs, (kernel, 1), (stride, 1), (kernel // 2, 0))
         self.norm2, self.dropout = nn.BatchNorm2d(outputs), nn.Dropout(dropout)
         self.shortcut = None if not residual else nn.Identity() if (inputs, stride) == (outputs, 1) else nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, (stride, 1)), nn.BatchNorm2d(outputs))
+            nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.graph(x)), inplace=True)
         y = self.dropout(self.norm2(self.temporal(y)))
-        return F.relu(y if self.shortcut is None else y + self.shortcut(x))
+        if self.shortcut is None:
+            return F.relu(y)
+        # steps are left out before the convolution: strided 1 x 1 ones of few channels, channels last, write outside their memory in PyTorch 2.13's backward on CPUs
+        return F.relu(y + self.shortcut(x[:, :, ::self.temporal.stride[0]]))
 
 # %% ../../nbs/backbones/30_stgcn.ipynb #fee435f1
 STAGES = ((1, 1), (1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (2, 1), (4, 2), (4, 1))  # width in units, stride; then a block of width `out`
@@ -157,7 +160,7 @@ def pool_persons(
     persons: str = "mean_over_M",  # "mean_over_M": empty places count too; "present": they do not, and a clip without anybody is zeros
 ) -> Features:  # tokens (N, T', V, C'), frames (N, T', C'), clip (N, C'); at least float32
     "Means over persons, joints and time."
-    h = h.to(torch.promote_types(h.dtype, torch.float32)).unflatten(0, (len(x), x.shape[-1]))
+    h = h.to(torch.promote_types(h.dtype, torch.float32)).unflatten(0, (-1, x.shape[-1]))
     if persons == "present":
         there = present(x).to(h.dtype)
         h = (h * (there / there.sum(1, keepdim=True).clamp(min=1))[..., None, None, None]).sum(1)
@@ -207,7 +210,7 @@ class GraphEncoder(nn.Module):
         single = self._fold(x)
         if not taps or not all(0 <= i < len(self.blocks) for i in taps):
             raise ParameterError(f"taps = {tuple(taps)} of {len(self.blocks)} blocks", remedy=f"choose among 0 to {len(self.blocks) - 1}")
-        if self.training or not self.skip_empty or (x.requires_grad and torch.is_grad_enabled()):
+        if self.training or not self.skip_empty or torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
             return self._encode(single, taps)
         there = present(x).flatten()
         if there.all():
