@@ -102,7 +102,7 @@ def test_what_makes_an_untrained_encoder_names_its_trial(base):
 
 
 @pytest.mark.parametrize("reads", READS)
-@pytest.mark.parametrize("method, overrides", [("usdrl", QUICK["overrides"]), ("lode", dict(frames=16))])
+@pytest.mark.parametrize("method, overrides", [("usdrl", QUICK["overrides"]), ("lode", dict(frames=16)), ("snippet", dict(frames=16, width=4))])
 def test_any_method_reads_clips_in_any_way(stores, tmp_path, method, overrides, reads):
     if method == "lode" and reads == "pieces":
         pytest.skip("LoDE does not look at `valid`")

@@ -35,6 +35,7 @@ from ..methods.aimclr import Aimclr, AimclrPreset
 from ..methods.base import Method, Preset
 from ..methods.lode import Lode, LodePreset
 from ..methods.slim import Slim, SlimPreset
+from ..methods.snippet import Snippet, SnippetPreset
 from ..methods.usdrl import Usdrl, UsdrlPreset
 from ..reporting.runs import Run, run_folder
 from ..training.checkpoint import load_weights
@@ -44,7 +45,8 @@ from ..training.log import read_log
 
 # %% ../../nbs/interface/12_trials.ipynb #4876204c
 METHODS: dict[str, tuple[type[Method], type[Preset]]] = {
-    "lode": (Lode, LodePreset), "usdrl": (Usdrl, UsdrlPreset), "slim": (Slim, SlimPreset), "aimclr": (Aimclr, AimclrPreset), "actclr": (Actclr, ActclrPreset)}
+    "lode": (Lode, LodePreset), "usdrl": (Usdrl, UsdrlPreset), "slim": (Slim, SlimPreset), "aimclr": (Aimclr, AimclrPreset), "actclr": (Actclr, ActclrPreset),
+    "snippet": (Snippet, SnippetPreset)}
 READS = {  # how clips reach a method, with F raw frames: arguments of `ClipLoader`
     "windows": lambda F: dict(frames=F, window=F),  # random windows of F raw frames, drawn evenly from all frames of all takes
     "pieces": lambda F: dict(frames=F, pad=True),  # every clip in turn, raw and padded; of longer ones a random piece of F frames

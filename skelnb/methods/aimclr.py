@@ -114,22 +114,28 @@ class Aimclr(Momentum):
 
     def extreme(self, x: Tensor) -> list[Tensor]:  # the extreme view (N, C, T, V, M) -> one or two (N, projection)
         "The student on the extreme view, and on its features after the drop: one pass of the encoder."
-        h = self.encoder.forward_map(x)
-        maps = [h, attention_drop(h, self.preset.keep)] if self.preset.drop else [h]
-        return [self.projector(self.encoder.pool(m, x).clip) for m in maps]
+        return [self.projector(self.encoder.pool(m, x).clip) for m in self.shown(self.encoder.forward_map(x))]
+
+    def shown(self, h: Tensor) -> list[Tensor]:  # a map (n, D, T', V) -> one or two of them
+        "The extreme view's map, and what the drop leaves of it."
+        return [h, attention_drop(h, self.preset.keep)] if self.preset.drop else [h]
 
     def contrast(self, views: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:  # terms, keys
         "All terms of AimCLR for given views. Nothing is remembered."
-        p, q, k = self.preset, self.embed(views["query"]), self.key(views["key"])
+        q, k = self.embed(views["query"]), self.key(views["key"])
         self.begin(k)
-        strong = self.extreme(views["extreme"]) if p.matching else []
+        return self.compare(q, k, self.extreme(views["extreme"]) if self.preset.matching else []), k
+
+    def compare(self, q: Tensor, k: Tensor, strong: list[Tensor]) -> dict[str, Tensor]:  # (N, projection) each
+        "All terms, for what student and teacher have said of the query, the key and the extreme view."
+        p = self.preset
         neighbours = p.neighbours if self.mining_progress >= p.mine_from else 0
         terms = {"info_nce": info_nce(q, k, self.bank, p.temperature, neighbours, mine=[q, *strong])}
         for name, z in zip(("extreme", "dropped"), strong):
             terms[name] = distribution_matching(z, q, k, self.bank, p.temperature, form="cross_entropy")
         loss = terms["info_nce"] + p.matching * sum(v for name, v in terms.items() if name != "info_nce")
         agreement = (F.normalize(q.detach().float(), dim=1) * k).sum(1).mean()
-        return {"loss": loss} | terms | {"agreement": agreement}, k
+        return {"loss": loss} | terms | {"agreement": agreement}
 
     def losses(self, batch: dict, draws: Draws) -> dict[str, Tensor]:
         "The total, InfoNCE, the D3M terms, and how alike query and key are (without gradient)."

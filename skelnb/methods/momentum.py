@@ -140,6 +140,8 @@ def first_weights(
 class Pair(Method):
     """A student that learns and a teacher that is to trail it, both with a projector, and the clips they see."""
 
+    parts: tuple[str, ...] = ("encoder", "projector")  # attributes of which the teacher has copies
+
     def __init__(
         self,
         preset: MomentumPreset,
@@ -148,9 +150,7 @@ class Pair(Method):
         super().__init__()
         p = self.preset = preset
         self.encoder = encoder or STGCN(p.layout, p.channels, p.width, p.dim, p.dropout, mode=p.graph, persons=p.pooling)
-        width = self.encoder.dim
-        layers = Linear(width, width), nn.ReLU(), Linear(width, p.projection)
-        self.projector = nn.Sequential(*layers, *([nn.BatchNorm1d(p.projection, affine=False)] if p.projection_norm else []))
+        self.make_heads()
         first_weights(self.student, p.init)
         if p.shared_norm:
             share_norms(self.student)
@@ -158,10 +158,20 @@ class Pair(Method):
         if not p.same_start:
             first_weights(self.teacher, p.init)
 
+    def make_heads(self) -> None:
+        "What student and teacher have on top of the encoder; subclasses that add heads name them in `parts`."
+        self.projector = self.head()
+
+    def head(self) -> nn.Sequential:  # (n, D) -> (n, projection)
+        "D -> D -> ReLU -> projection, and a norm where the preset wants one."
+        p, width = self.preset, self.encoder.dim
+        layers = Linear(width, width), nn.ReLU(), Linear(width, p.projection)
+        return nn.Sequential(*layers, *([nn.BatchNorm1d(p.projection, affine=False)] if p.projection_norm else []))
+
     @property
     def student(self) -> nn.ModuleDict:
-        "Encoder and projector under the teacher's names."
-        return nn.ModuleDict({"encoder": self.encoder, "projector": self.projector})
+        "Encoder and heads under the teacher's names."
+        return nn.ModuleDict({name: getattr(self, name) for name in self.parts})
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -171,11 +181,14 @@ class Pair(Method):
 
     def clips(self, batch: dict) -> Tensor:  # (N, C, T, V, M)
         "The batch's clips before any augmentation: whole, of T frames, centred. `DataError` where they are not of this layout."
-        p, x = self.preset, batch["x"]
+        return self._centred(whole_clips(self._known(batch["x"]), self.preset.frames, batch.get("valid")))
+
+    def _known(self, x: Tensor) -> Tensor:
+        p = self.preset
         if x.ndim != 5 or (x.shape[1], x.shape[3]) != (p.channels, layout(p.layout).V):
             raise DataError(f"input of shape {tuple(x.shape)}; this {type(self).__name__} takes (N, {p.channels}, T, {layout(p.layout).V}, M)",
                             remedy="check channels and layout of the preset")
-        return self._centred(whole_clips(x, p.frames, batch.get("valid")))
+        return x
 
     def _centred(self, x: Tensor) -> Tensor:
         p = self.preset

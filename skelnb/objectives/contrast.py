@@ -167,6 +167,7 @@ def distribution_matching(
     temperature: float = 0.07,  # of both distributions
     form: str = "kl",  # "cross_entropy": without the entropy of the plain view's distribution, as released
     reduction: str = "mean",  # over the queries; "none": one loss per query
+    raw_positive: bool = False,  # the strong view's likeness to its key is not divided by the temperature (SnipCLR's release, before mining)
 ) -> Tensor:  # 0-d, or (n,)
     "The strong view's similarities to key and bank should be distributed as the plain view's (AimCLR's D3M, RVTCLR's L_DC)."
     _known_form(form)
@@ -174,6 +175,8 @@ def distribution_matching(
 
     def loss(z: Tensor, q: Tensor, k: Tensor) -> Tensor:
         student, teacher = (torch.cat([(x * k).sum(1, keepdim=True), x @ keys.T], 1) / temperature for x in (z, q))
+        if raw_positive:
+            student = torch.cat([student[:, :1] * temperature, student[:, 1:]], 1)
         return _soft_loss(student, teacher, form)
 
     with torch.autocast(z.device.type, enabled=False):
