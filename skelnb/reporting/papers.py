@@ -47,7 +47,7 @@ DATA = {
 _EVENTS = "map_a@0.[1-9] map_v@0.[1-9]"
 PROTOCOLS = {  # name -> its metrics, and what is done
     "linear": ("top1", "a linear classifier on the frozen encoder"),
-    "linear_best52": ("top1", "SLiM's: the best of 52 linear classifiers on the test clips"),
+    "linear_best52": ("top1", "SLiM's: 52 linear classifiers (readouts and learning rates); the paper's is the best on the test clips"),
     "knn": ("top1", "the class of the nearest training clip"),
     "retrieval": ("map", "how early a query's own class comes in the ranking"),
     "finetune": ("top1", "the whole encoder learns from all labels"),
@@ -55,7 +55,10 @@ PROTOCOLS = {  # name -> its metrics, and what is done
     "detection_linear": (_EVENTS, "frames by a linear classifier on the frozen encoder, then events"),
     "detection_finetune": (_EVENTS, "frames by the fine-tuned encoder, then events"),
     "frame_map": ("map", "several classes at a time, average precision of frames"),
-    "localisation": ("map@0.[1-9] avg", "BABEL's events"),
+    "localisation": ("map@0.[1-9] avg", "BABEL's events, of the fine-tuned encoder"),
+    "localisation_20": ("map@0.[1-9] avg", "the same from 20 % of the recordings"),
+    "localisation_linear": ("map@0.[1-9] avg", "the same of the frozen encoder under a linear classifier"),
+    "localisation_knn": ("map@0.[1-9] avg", "the same by the nearest training frames"),
     "segmentation_linear": ("acc edit f1@10 f1@25 f1@50", "frames, and segments of them, by a linear classifier"),
     "unsupervised": ("acc", "clusters of features, matched to classes"),
     "efficiency": ("gmac* gflops* tokens params_m samples_per_s hours memory_gb", "what a model costs"),
@@ -173,7 +176,7 @@ class PaperTable(Preset):
     """A table, or a figure with numbers, of a paper."""
 
     paper: Literal["lode", "actclr", "slim", "usdrl", "snippet"]
-    number: str  # as the paper counts: "Table V", "Fig. 2a"
+    number: str  # as the paper counts: "Table V", "Fig. 2a"; "Quoted 1": numbers that others quote, from a table that is not at hand
     title: str  # our own words
     source: str  # venue, table, page
     shows: str  # what a reader learns from it, one sentence
@@ -189,7 +192,7 @@ class PaperTable(Preset):
     def name(self) -> str:
         "Name of its file, without ending: `lode_table05`, `lode_fig02a`."
         kind, number, letter = re.fullmatch(_NUMBER, self.number).groups()
-        return f"{self.paper}_{'table' if kind == 'Table' else 'fig'}{_arabic(number):02d}{letter}"
+        return f"{self.paper}_{kind.lower().strip('.')}{_arabic(number):02d}{letter}"
 
     def cells(self) -> list[Cell]:
         "All numbers of ours, row by row."
@@ -204,7 +207,7 @@ class PaperTable(Preset):
         _check_table(self)
 
 
-_NUMBER = r"(Table|Fig\.) (\d+|[IVX]+)([a-z]?)"
+_NUMBER = r"(Table|Fig\.|Quoted) (\d+|[IVX]+)([a-z]?)"
 
 
 def _arabic(number: str) -> int:
