@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from helpers import run_ranks, same_weights
 
 from skelnb.errors import DataError, ParameterError
-from skelnb.methods.actclr import Actclr, ActclrPreset, move_map, to_steps, transfer_bones
+from skelnb.methods.actclr import CURRICULUM, Actclr, ActclrPreset, move_map, swap_statistics, to_steps, transfer_bones
 from skelnb.methods.aimclr import Aimclr, AimclrPreset
 from skelnb.methods.momentum import load_release, to_release
 from skelnb.objectives.actionlet import gumbel_hide, hide, upsample_map
+from skelnb.objectives.processes import gathered, process
 from skelnb.topology import adjacency
 from skelnb.training.checkpoint import load_weights
 from skelnb.training.fit import FitConfig, fit
 from skelnb.training.log import read_log
 from skelnb.transforms.augment import actclr_steps, augment, partners, random_mix
 from skelnb.transforms.draws import Draws
-from skelnb.transforms.streams import bone
+from skelnb.transforms.streams import bone, stream
 
 TOY = dict(frames=12, width=2, dim=12, projection=6, queue=16, momentum=0.9, dropout=0.0, queue_start="random", prototypes=4, refresh=0.2, decoder=4,
            parts=(1, 2), blocks=(1, 2), late_blocks=(1, 1), first_stage=0.0)
@@ -159,6 +160,79 @@ def test_bones_of_the_partner():
     torch.testing.assert_close(lengths(y)[:, :20], lengths(x)[:, :20] * ratio.clamp(0.2, 5), rtol=1e-3, atol=1e-4)
     directions = F.cosine_similarity(bone(x), bone(y), dim=1)[:, :, :20, 0]
     torch.testing.assert_close(directions, torch.ones_like(directions), rtol=1e-3, atol=1e-3)
+
+
+def by_hand(x, y, name):
+    "The code's exchange of statistics, one clip and person at a time."
+    out = x.clone()
+    for n in range(len(x)):
+        for m in range(x.shape[4]):
+            a, b = x[n, ..., m], y[n, ..., m]  # (C, T, V)
+            if not a.any() or not b.any():
+                continue
+            if name == "bone":
+                out[n, ..., m] = a / a.norm(dim=0).clamp_min(1e-12) * b.norm(dim=0)
+            else:
+                out[n, ..., m] = (a - a.mean(2, keepdim=True)) / (a.std(1, keepdim=True) + 1e-3) * b.std(1, keepdim=True) + b.mean(2, keepdim=True)
+    return out
+
+
+@pytest.mark.parametrize("name", ["bone", "motion"])
+def test_statistics_of_the_partner(name):
+    x = stream(make(**CVPR).clips(batch(5)), name)
+    y = x[torch.tensor([1, 3, 0, 2, 4])]
+    torch.testing.assert_close(swap_statistics(x, y, name), by_hand(x, y, name), rtol=1e-4, atol=1e-5)
+    assert x[1, ..., 1].any() and y[3, ..., 1].sum() == 0 and not swap_statistics(x, y, name)[0, ..., 1].any()
+    assert torch.equal(swap_statistics(x, y, name)[3, ..., 1], x[3, ..., 1])  # its partner is alone
+    with pytest.raises(ParameterError, match="transfer_bones"):
+        swap_statistics(x, y, "joint")
+
+
+def test_what_is_disguised():
+    assert ActclrPreset.named("paper").disguise == "bones" and ActclrPreset.named("cvpr").disguise == "stream"
+    for name, differs in (("joint", False), ("bone", True), ("motion", True)):
+        seen = []
+        for disguise in ("bones", "stream"):
+            method = make(**CVPR | dict(stream=name, disguise=disguise))
+            x = method.clips(batch())
+            views = method.independent(x, torch.ones(6), Draws(0))
+            seen.append(method.swapped(views, Draws(0)))
+        assert torch.equal(*seen) != differs
+    x, other = method.stream(views.base), method.partner(Draws(0).child("bones"), views.base)[0]
+    mix = random_mix(6, 12, Draws(0), parts=(1, 2), blocks=(1, 2))
+    changed = swap_statistics(x, method.stream(other), "motion")
+    A = views.A_base.permute(0, 2, 3, 1)[:, None]
+    torch.testing.assert_close(seen[1], A * changed + (1 - A) * mix(changed, method.partner(Draws(0), changed)[0]), rtol=1e-3, atol=1e-3)
+
+
+def test_the_curriculum():
+    assert ActclrPreset.named("paper").curriculum == () and ActclrPreset.named("cvpr").curriculum == CURRICULUM
+    method = make(**CVPR | dict(curriculum=CURRICULUM, refresh=1 / 350))
+
+    def ids(epoch, step=0, m=method, start=0.0):
+        m.progress = start + (1 - start) * epoch / 350
+        return [[k for k in c if k not in ("crop", "shear")] for c in m.chains(Draws(0, step)).values()]
+
+    whole = [[*actclr_steps(i)][2:] for i in (method.preset.act, method.preset.non)]
+    assert ids(0)[2:] == ids(99)[2:] == whole
+    for first, last, n_act, n_non in ((100, 199, 3, 5), (200, 299, 1, 3)):
+        drawn = [ids(e) for e in range(first, last + 1)]
+        assert {(len(a), len(n)) for _, _, a, n in drawn} == {(n_act, n_non)}
+        assert {k for d in drawn for k in d[2]} == {*whole[0]} and {k for d in drawn for k in d[3]} == {*whole[1]}  # everything has its turn
+        assert ids(last, step=1) == ids(last, step=2) and [k for k in whole[1] if k in drawn[0][3]] == drawn[0][3]
+    method.progress = 320 / 350
+    assert not any(method.chains(Draws(0)).values())
+    x = method.clips(batch())
+    views = method.independent(x, torch.ones(6), Draws(0))
+    assert all(torch.equal(v, x) for v in (views.act, views.non, views.base))
+    late = make(**CVPR | dict(curriculum=CURRICULUM, first_stage=0.5))
+    assert [len(c) for c in ids(99, m=late, start=0.5)[2:]] == [5, 7] and [len(c) for c in ids(100, m=late, start=0.5)[2:]] == [3, 5]
+    plus = make(curriculum=((0.0, -1, -1),), adversarial=False, skeleton_mask=False)
+    views = plus.shared(x, torch.ones(6), Draws(0))
+    assert torch.equal(views.act, x) and torch.equal(views.non, x) and torch.isfinite(plus(batch(), Draws(0))["loss"])
+    for wrong in (((0.5, 1, 1), (0.2, 1, 1)), ((0.5, -2, 1),), ((1.5, 1, 1),)):
+        with pytest.raises(ParameterError, match="curriculum"):
+            make(curriculum=wrong)
 
 
 def test_shared_chains_differ_only_by_what_t_non_does():
@@ -319,11 +393,14 @@ def train(folder, steps, stop=None, **changes):
     config = FitConfig(steps=steps, batch=8, lr=0.01, optimizer="sgd", weight_decay=1e-4, log_every=1, checkpoint_every=2, device="cpu", precision="32-true")
     method = make(**changes)
     fit(method, Walks(stop), config, folder, progress=False)
-    return {"queue": method.bank.queue.tolist(), "mean": method.mean.flatten().tolist(), "keys": method.keys_seen.item()}
+    rank, world = process()
+    x = method.clips(batch(8 // world, 99, rank, world))
+    noise = gathered(method.train().locate(x, method.teacher, torch.arange(6.0), True)[1])
+    return {"queue": method.bank.queue.tolist(), "mean": method.mean.flatten().tolist(), "keys": method.keys_seen.item(), "noise": noise.flatten().tolist()}
 
 
 def test_one_and_two_processes_train_the_same(tmp_path):
-    settings = {"steps": 3, "first_stage": 0.3, "adversarial": False}
+    settings = {"steps": 3, "first_stage": 0.3}
     done = [run_ranks("test_actclr:train", {"folder": str(tmp_path / str(n)), **settings}, n) for n in (1, 2)]
     logs = [read_log(tmp_path / str(n) / "metrics.jsonl").drop(columns="samples_per_second") for n in (1, 2)]
     np.testing.assert_allclose(logs[1]["loss"][:2], logs[0]["loss"][:2], rtol=2e-3)
@@ -331,6 +408,8 @@ def test_one_and_two_processes_train_the_same(tmp_path):
     np.testing.assert_allclose(done[1]["mean"], done[0]["mean"], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(done[1]["queue"][:8], done[0]["queue"][:8], atol=5e-3)
     assert done[0]["keys"] == done[1]["keys"] == 24
+    noise = [np.asarray(d["noise"]) for d in done]  # a sign that hangs on the last digit may turn
+    assert {*np.unique(noise[0]).round(6)} == {-0.01, 0, 0.01} and np.mean((noise[0] == noise[1])[noise[0] != 0]) > 0.93
 
 
 def test_interrupted_and_resumed_equals_never_interrupted(tmp_path):

@@ -300,18 +300,6 @@ def test_resize_of_a_long_region_uses_all_there_is():
     assert A.resize_mix(region).source[0].tolist() == [0, 1, 0, 1, 3, 4, 6, 7, 9, 10, 10, 11]
 
 
-def test_weights_of_the_keys():
-    region = A.Region(torch.tensor([[True, False]]), torch.tensor([1]), torch.tensor([2]), 4)
-    own, partner = torch.arange(8.0).view(1, 4, 2), torch.arange(8.0).view(1, 4, 2) ** 2
-    a, b = 0 + 1 + 3 + 5 + 6 + 7, 4 + 16
-    torch.testing.assert_close(A.cut_mix(region).weights(own, partner), torch.tensor([[a, b]]) / (a + b))
-    b = 0 + 16  # the partner's frames 0 and 2
-    torch.testing.assert_close(A.resize_mix(region).weights(own, partner), torch.tensor([[a, b]]) / (a + b))
-    blend = A.mixup(torch.tensor([0.3]), 4, 2)
-    torch.testing.assert_close(blend.weights(torch.ones(1, 4, 2), torch.ones(1, 4, 2)), torch.tensor([[0.7, 0.3]]))
-    assert blend.weights(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2)).tolist() == [[0.5, 0.5]]
-
-
 def test_random_mixes():
     kinds = {"cut": 0, "resize": 0, "mixup": 0}
     for step in range(200):

@@ -445,17 +445,6 @@ class Mix:
         "The mixed clips."
         return torch.lerp(_frames(partner, self.source), x, self.kept[:, None, :, :, None].to(x.dtype))
 
-    def weights(
-        self,
-        own: Tensor,  # importance A of each place of the sample, (N, T, V), not negative
-        partner: Tensor,  # and of its partner
-    ) -> Tensor:  # (N, 2): a / (a + b), b / (a + b); a half each where nothing counts
-        "Whose key the mixture resembles, and how much (ActCLR+ Eq. 47)."
-        pasted = partner.gather(1, self.source[:, :, None].expand_as(partner))
-        mass = torch.stack([(self.kept * own).sum((1, 2)), ((1 - self.kept) * pasted).sum((1, 2))], 1)
-        whole = mass.sum(1, keepdim=True)
-        return torch.where(whole > 0, mass / torch.where(whole > 0, whole, 1), 0.5)
-
 
 def cut_mix(region: Region) -> Mix:
     "The region comes from the same place of the partner."
