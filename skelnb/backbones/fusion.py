@@ -179,7 +179,7 @@ class FrameEncoder(nn.Module):
         valid: Tensor | None = None,  # real frames of each, (N,)
     ) -> list[Tensor]:  # of each tap (N, C_i, T_i) float32
         "Maps inside the encoder, joints and persons averaged."
-        with nullcontext() if valid is None else masked(self.encoder, valid, x.shape[-1]):
+        with nullcontext() if valid is None or bool((valid >= x.shape[2]).all()) else masked(self.encoder, valid, x.shape[-1]):
             inside = self.encoder.forward_taps(x, self.taps)
         wide = torch.promote_types(inside[0].dtype, torch.float32)
         return [self.encoder.pool(h.mean(3, keepdim=True, dtype=wide), x).frames.mT for h in inside]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEW', 'IGNORE', 'resample_index', 'read_frames', 'gather', 'window_starts', 'stitch', 'random_crops',
-           'random_windows', 'ClipLoader']
+           'random_windows', 'real_samples', 'ClipLoader']
 
 # %% ../../nbs/data/40_windows.ipynb #1728addd
 from collections import deque
@@ -145,11 +145,19 @@ def random_windows(
 IGNORE = -100  # label of frames that do not count: beyond the end of a take, or without annotation
 
 
+def real_samples(
+    left,  # frames from the start of a stretch to the end of its clip, (N,)
+    length,  # of the stretch, (N,) or one number
+    frames: int,  # samples that were made of it
+) -> np.ndarray:  # (N,) int64, at least 1
+    "How many samples of each stretch come before the end of its clip."
+    return np.maximum(np.rint(np.minimum(length, left) * frames / length), 1).astype(np.int64)
+
+
 def _sample(store, clips, start, length, frames, labels) -> dict[str, torch.Tensor]:
     "Stretches of clips as a batch."
     lo, hi, w = _rows(store, clips, start, length, frames)
-    real = np.minimum(length, store.offsets[clips + 1] - store.offsets[clips] - start)
-    valid = np.maximum(np.rint(real * frames / length), 1).astype(np.int64)
+    valid = real_samples(store.offsets[clips + 1] - store.offsets[clips] - start, length, frames)
     batch = {"x": read_frames(store, lo, hi, w), "index": torch.from_numpy(np.asarray(clips)), "valid": torch.from_numpy(valid)}
     if labels:
         label = store.labels_at(np.where(w < 0.5, lo, hi))

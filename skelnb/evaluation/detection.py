@@ -22,13 +22,15 @@ from torch import Tensor
 
 from ..data.clip import BACKGROUND
 from ..data.store import SkeletonStore
-from ..data.windows import IGNORE, ClipLoader, gather
+from ..data.windows import IGNORE, ClipLoader, gather, real_samples
 from ..errors import DataError, ParameterError
 from .decode import decode, smooth
 from .events import event_maps, event_table, label_events
 from .examples import check_selection, hold_out
 from .features import Windows, cached, cut, encode, extract
 from .framewise import frame_accuracy, per_frame_map, segmental
+from .localisation import knn_takes, settled, with_body
+from .neighbours import Neighbours
 from skelnb.evaluation.segmentation import (
     Best,
     FinetuneConfig,
@@ -64,6 +66,7 @@ class Reading(Preset):
     turns: int = 0  # centre, frozen: epochs whose centres are drawn and cached, then used in turn; 0: all, as if drawn anew
     test_stride: int = 1  # centre: frames that share one window at test; 1 [PCM3's code]
     readout: Literal["auto", "tokens", "frames", "clip", "middle"] = "auto"  # auto: joints side by side where there are tokens, else frames
+    body: Literal["own", "simple", "nested"] = "own"  # how the encoder gets to frames, see `localisation.with_body`; others than its own: dense windows
     several: bool = False  # several classes at a time (TSU): sigmoids and binary cross-entropy, and no class for the background
 
     def check(self):
@@ -73,6 +76,9 @@ class Reading(Preset):
                 raise ParameterError(f"{name} = {getattr(self, name)} is below {value}", place=type(self).__name__)
         if not 1 <= self.train_steps[0] <= self.train_steps[1]:
             raise ParameterError(f"train_steps = {self.train_steps} do not ascend from 1", place=type(self).__name__)
+        if self.body != "own" and (self.windows == "centre" or self.readout == "tokens"):
+            raise ParameterError(f"body = {self.body!r} with {self.windows} windows and readout = {self.readout!r}", place=type(self).__name__,
+                                 remedy="it speaks of every frame: dense windows, readout frames")
         if (self.windows == "centre") != (self.readout in ("clip", "middle")) or (self.windows == "centre" and self.several):
             raise ParameterError(f"{self.windows} windows with readout = {self.readout!r}, several = {self.several}", place=type(self).__name__,
                                  remedy="centre windows have one class and the readout clip or middle; dense windows auto, tokens or frames")
@@ -105,6 +111,13 @@ class CentreWindows:
             at = start[:, None] + step[:, None] * np.arange(self.samples)
             x = gather(store, np.repeat(clip, self.samples), at.ravel(), np.ones(at.size, np.int64), 1)
             yield rows, x.unflatten(0, at.shape).squeeze(3).movedim(1, 2).contiguous()
+
+    def valid(self, rows=slice(None)) -> Tensor:  # (n,) int64, at least 1
+        "How many samples of each window come before the end of its recording."
+        left = np.array([self.lengths[int(c)] for c in self.clip[rows]], np.int64) - self.start[rows]
+        if self.frames:
+            return torch.from_numpy(real_samples(left, self.step[rows] * self.samples, self.frames))
+        return torch.from_numpy(np.clip(-(-left // self.step[rows]), 1, self.samples))
 
     def labels(self, store: SkeletonStore) -> np.ndarray:  # (W, 1)
         "The class of the frame each window speaks for."
@@ -188,7 +201,8 @@ class TargetLoader(ClipLoader):
     def batch(self, step: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
         clip, start, _ = (part[rank * self.size // world:(rank + 1) * self.size // world] for part in self.draw(step))
         w = Windows(clip, start, self.window, 1, _lengths(self.store, np.unique(clip)), self.frames)
-        return {"x": next(w.batches(self.store, len(clip)))[1], "labels": torch.from_numpy(window_targets(self.store, w)), "index": torch.from_numpy(clip)}
+        return {"x": next(w.batches(self.store, len(clip)))[1], "labels": torch.from_numpy(window_targets(self.store, w)), "index": torch.from_numpy(clip),
+                "valid": w.valid()}
 
 
 class WholeLoader(ClipLoader):
@@ -470,14 +484,15 @@ def ceiling(o: FrameOutcome) -> pd.DataFrame:  # as `FrameOutcome.scores`
 class DetectionConfig(Judging, Reading):
     """A protocol for untrimmed recordings. Fields of `Reading` say what the encoder sees, those of `Judging` how it is graded."""
 
-    training: Literal["linear", "finetune"] = "linear"  # frozen encoder and a linear layer, or all weights
-    recipe: str = "lode"  # of `LinearConfig.presets()` or `FinetuneConfig.presets()`
+    training: Literal["linear", "knn", "finetune"] = "linear"  # frozen encoder and a linear layer, or votes of the nearest frames; or all weights
+    recipe: str = "lode"  # of the presets of `LinearConfig`, `Neighbours` or `FinetuneConfig`
     overrides: dict = field(default_factory=dict)  # fields of the recipe that differ
     label_fraction: float = 1.0  # share of the training recordings whose labels are used, drawn by `seed`; BABEL: 0.2 [SnipCLR]
     selection: str = "last"  # one of SELECTIONS; published PCM3, MAMP and SnipCLR numbers are "best_test"
     held_out: float = 0.2  # share of the training people held out by "validation"
     look: int = 5  # epochs between two looks, for "validation" and "best_test"
     seed: int = 0
+    settle: bool = False  # frozen: batch norms first take their statistics from the training windows; for untrained encoders [ours]
 
     def check(self):
         Reading.check(self)
@@ -485,11 +500,19 @@ class DetectionConfig(Judging, Reading):
         check_selection(self.selection)
         if not 0 < self.label_fraction <= 1:
             raise ParameterError(f"label_fraction = {self.label_fraction} is not in (0, 1]", place="DetectionConfig")
+        if self.training == "knn" and (self.windows == "centre" or self.several or self.selection != "last"):
+            raise ParameterError(f"training = 'knn' with {self.windows} windows, several = {self.several}, selection = {self.selection!r}",
+                                 place="DetectionConfig", remedy="votes are of one class each, in dense windows, and nothing is selected")
+        if self.body == "nested" and self.training != "finetune":
+            raise ParameterError(f"body = 'nested' with training = {self.training!r}", place="DetectionConfig",
+                                 remedy="the U-module has to learn: training = 'finetune', or body = 'simple'")
         _ = self.recipe_config  # an unknown recipe or field is refused now
 
     @property
-    def recipe_config(self) -> LinearConfig | FinetuneConfig:
+    def recipe_config(self) -> LinearConfig | Neighbours | FinetuneConfig:
         "Settings of the training."
+        if self.training == "knn":
+            return Neighbours.named(self.recipe, **self.overrides)
         if self.training == "linear":
             return LinearConfig.named(self.recipe, **{"seed": self.seed} | self.overrides)
         more = {"seed": self.seed, "several": self.several}
@@ -499,6 +522,8 @@ class DetectionConfig(Judging, Reading):
     def presets(cls):
         pcm3 = dict(windows="centre", readout="clip", recipe="pcm3")  # spec 1.4 (a), 3.2
         babel = dict(benchmark="babel", smooth=0, tious=(0.1, 0.2, 0.3, 0.4, 0.5))
+        whole = babel | dict(window=0, readout="frames", recipe="snippet")  # whole sequences, logits interpolated [slim_snippet B4]
+        simple, nested = dict(body="simple"), dict(body="nested", training="finetune", recipe="snippet_nested")
         return {
             "lode": {},  # window 120, stride 60, one distribution per motion unit [spec 1.4, open in the paper]
             "lode64": dict(window=64, stride=32, frames=120),  # the tempo of trimmed clips [spec 1.4 (i)]
@@ -506,7 +531,12 @@ class DetectionConfig(Judging, Reading):
             "pcm3_120": pcm3 | dict(frames=120),  # the same 64 frames for an encoder of 120 [spec 1.4 (ii)]
             "usdrl": dict(window=64, stride=32, readout="frames", recipe="usdrl"),  # ours: overlapping softmax averaged [actclr_usdrl B4]; clips: seg2clip
             "babel": babel,  # LoDE: windows as for PKU-MMD [spec 1.6]
-            "babel_snippet": babel | dict(window=0, readout="frames", recipe="snippet"),  # whole sequences, logits interpolated [slim_snippet B4]
+            "babel_snippet": whole,  # for encoders that are no graph networks
+            "snippet_linear": whole | simple,  # frozen [slim_snippet B4]
+            "snippet_knn": whole | simple | dict(training="knn"),  # named in the release, k is ours
+            "snippet_simple": whole | simple | dict(training="finetune"),  # its baseline
+            "snippet_nested": whole | nested,  # with the U-module
+            "snippet_pku": nested | dict(window=300, stride=150, readout="frames", decoders=("activity", "oic", "argmax_runs")),  # transfer; ours
             "tsu": dict(benchmark="tsu", smooth=0, several=True),  # LoDE: windows as for PKU-MMD [spec 1.5]
             "segmentation": dict(benchmark="segmentation", smooth=0),
         }
@@ -610,17 +640,25 @@ def _labels(store: SkeletonStore, windows, config: DetectionConfig, steps: int) 
     return window_targets(store, windows, steps) if config.several else window_labels(store, windows, steps)
 
 
-def _linear(encoder, store: SkeletonStore, train, held, test, config: DetectionConfig, device, batch, cache, progress) -> tuple[dict, dict]:
-    "Probabilities (T, K) of the test recordings by a linear layer on frozen features, and notes."
-    c, size = config.recipe_config, _size(store, [*train, *test], config)
+def _frozen(encoder, store: SkeletonStore, train, held, test, config: DetectionConfig, device, batch, cache, progress) -> tuple[dict, dict, dict]:
+    "Windows of each part, their features, and notes."
+    size = _size(store, [*train, *test], config)
     windows = {"train": _windows(store, train, config, size, True), "test": _windows(store, test, config, size)}
     if len(held):
         windows["held_out"] = _windows(store, held, config, size)
+    encoder = settled(encoder, store, windows["train"], batch, device) if config.settle else encoder
     what, found = _what(encoder, store, windows["test"], config, device), {}
     for part, w in windows.items():
         bar = Progress(len(w), f"features, {part}", show=progress)
         more = dict(what=what, batch=batch, device=device, progress=lambda done, _, bar=bar: bar.update(done))
         found[part] = extract(encoder, store, w, **more) if cache is None else cached(Path(cache) / part, encoder, store, w, **more)
+    steps = found["train"].shape[1] if found["train"].ndim > 2 else 1
+    return windows, found, {"readout": what, "steps": steps, "windows": {k: len(w) for k, w in windows.items()}}
+
+
+def _linear(encoder, store: SkeletonStore, train, held, test, config: DetectionConfig, device, *more) -> tuple[dict, dict]:
+    "Probabilities (T, K) of the test recordings by a linear layer on frozen features, and notes."
+    c, (windows, found, notes) = config.recipe_config, _frozen(encoder, store, train, held, test, config, device, *more)
     y = _labels(store, windows["train"], config, found["train"].shape[1])
     classes = len(actions(store)) if config.several else len(store.classes)
 
@@ -633,8 +671,14 @@ def _linear(encoder, store: SkeletonStore, train, held, test, config: DetectionC
     probe = train_linear(found["train"], y, best=best, rows=np.flatnonzero(~np.isin(windows["train"].clip, held)) if len(held) else None, **learn)
     if len(held):
         probe = train_linear(found["train"], y, until=best.epoch, **learn)
-    notes = {"readout": what, "steps": found["train"].shape[1] if found["train"].ndim > 2 else 1, "windows": {k: len(w) for k, w in windows.items()}}
     return say(probe, "test"), notes | ({"epoch": best.epoch, "curve": best.curve} if best else {"epoch": c.epochs})
+
+
+def _voted(encoder, store: SkeletonStore, train, held, test, config: DetectionConfig, device, *more) -> tuple[dict, dict]:
+    "Probabilities (T, K) of the test recordings by the votes of the nearest training frames, and notes."
+    windows, found, notes = _frozen(encoder, store, train, held, test, config, device, *more)
+    y = window_labels(store, windows["train"], notes["steps"])
+    return knn_takes(found["train"], y, found["test"], windows["test"], len(store.classes), config.recipe_config, device), notes
 
 # %% ../../nbs/evaluation/52_detection.ipynb #5f0d3e82
 def _tuned(encoder, store: SkeletonStore, train, held, test, config: DetectionConfig, device, batch, folder, loader, progress) -> tuple[dict, dict]:
@@ -677,10 +721,11 @@ def detect(
     recordings, and for probabilities that are not finite. Sources: see `DetectionConfig.presets`.
     """
     config, device = DetectionConfig.named(config) if isinstance(config, str) else config, torch_device(str(device))
+    encoder = with_body(encoder, config.body, config.seed)
     learn, held = split(store, train, test, config)
     frame_truth(store, test, config)  # what is missing is said before hours of training
-    if config.training == "linear":
-        said, notes = _linear(encoder, store, learn, held, test, config, device, batch, cache, progress)
+    if config.training != "finetune":
+        said, notes = (_linear if config.training == "linear" else _voted)(encoder, store, learn, held, test, config, device, batch, cache, progress)
     else:
         said, notes = _tuned(encoder, store, learn, held, test, config, device, batch, folder, loader, progress)
     notes |= {"recordings": len(learn), "held_out": [store.name(int(c)) for c in held], "refit": config.training == "linear" and len(held) > 0}

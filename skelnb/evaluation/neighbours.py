@@ -194,6 +194,7 @@ class Neighbours(Preset):
             "usdrl": dict(k=(1,)),  # USDRL B4: "retrieval", scikit-learn, 2048 numbers
             "actclr_monitor": dict(k=(10, 20, 40), temperature=0.1),  # ActCLR A4: on the 128-d projection
             "slim": dict(k=(1, 10, 20, 100, 200), temperature=0.07),  # SLiM A4: k = 1 is the one reported
+            "snippet": dict(k=(20,)),  # slim_snippet B4: frames by cosine; k is ours, the release names the probe and has no code
         }
 
     def check(self) -> None:

@@ -19,13 +19,13 @@ from ..data.labelled import draw_labelled
 from ..data.store import SkeletonStore
 from ..errors import DataError, ParameterError, did_you_mean
 from .bank import View, extract_bank
-from .detection import DetectionConfig, FrameOutcome, detect
+from .detection import DetectionConfig, FrameOutcome, detect, headline
 from .diagnostics import diagnose_features, nearest_centroid
 from .examples import Examples, Outcome
 from .features import RawCoordinates
 from .linear import LinearEval, labelled, linear_evaluation, logistic_regression
 from .neighbours import Retrieval, knn, retrieval
-from .statistics import Comparison, bootstrap, compare_values
+from .statistics import Comparison, bootstrap, bootstrap_statistic, compare_values
 
 # %% ../../nbs/evaluation/90_protocols.ipynb #0d56eb4c
 @dataclass
@@ -247,6 +247,30 @@ class FrameMeasures:
         "Frame accuracy of two entrants on the same recordings."
         (x, frames, who), (y, _, _) = self._right(a), self._right(b)
         return compare_values(x, y, frames, who if groups else None, unit="people" if groups else "recordings")
+
+    def intervals(
+        self,
+        score: Callable[[FrameOutcome], float] = headline,  # the benchmark's main metric, or any other
+        against: str | None = None,  # differences to this entrant on the same draws; None: the scores themselves
+        draws: int = 1000,
+    ) -> pd.DataFrame:  # a row per entrant, percent: mean over seeds, low, high, over
+        "Any score of sets of recordings, such as mAP, with an interval over people. Draws of the same people are scored once."
+        first, known = next(iter(self.outcomes.values()))[0], {}
+        if against is not None:
+            self._right(against)  # an unknown name is an error
+        for outcome in sum(self.outcomes.values(), []):
+            score(outcome)  # events are found once, and drawn from then on
+
+        def means(videos):
+            key = tuple(sorted(videos))
+            if key not in known:
+                known[key] = {name: np.mean([score(o.take(key)) for o in cell]) for name, cell in self.outcomes.items()}
+            return known[key] if against is None else {name: v - known[key][against] for name, v in known[key].items()}
+
+        unit = "people" if first.groups else "recordings"
+        found = bootstrap_statistic(means, list(first.truth), first.groups or None, draws=draws, unit=unit)
+        rows = {n: {"mean": 100 * i.estimate, "low": 100 * i.low, "high": 100 * i.high, "over": f"{i.units} {i.unit}"} for n, i in found.items()}
+        return pd.DataFrame(rows).T.infer_objects().rename_axis("entrant")
 
 
 def measure_frames(

@@ -340,8 +340,9 @@ class FinetuneConfig(Preset):
         plain = dict(layer_decay=None, drop_path=0.0, smoothing=0.0, dropout=0.0, hidden=0, rotation=0.0, readout="frames", min_lr=0.0)
         det = plain | dict(epochs=60, batch=64, lr=0.01, warmup_epochs=0, weight_decay=0.0, optimizer="sgd", milestones=(40, 50))
         snippet = plain | dict(epochs=40, batch=8, lr=1e-3, warmup_epochs=10, weight_decay=1e-4, optimizer="adam", milestones=(30, 35),
-                               loss_on="frames", upsample="corners")  # simple up-sampling; SnipCLR's U-module learns at 1e-4
-        return {"lode": {}, "pcm3": det | dict(readout="clip"), "usdrl": det | dict(loss_on="frames"), "snippet": snippet}
+                               loss_on="frames", upsample="corners")  # SnipCLR's released trainer, simple up-sampling
+        return {"lode": {}, "pcm3": det | dict(readout="clip"), "usdrl": det | dict(loss_on="frames"), "snippet": snippet,
+                "snippet_nested": snippet | dict(lr=1e-4)}  # and its U-module
 
 # %% ../../nbs/evaluation/50_segmentation.ipynb #3ed10d20
 def readout(
@@ -367,7 +368,8 @@ def _inputs(encoder: nn.Module, what: str, sample: Tensor | None) -> int:
 
 # %% ../../nbs/evaluation/50_segmentation.ipynb #c43157f9
 class Segmenter(Method):
-    """An encoder with a classifier of steps. A batch holds x (N, C, T, V, M) and labels (N, T), class ids or IGNORE, or (N, T, K) targets 0, 1, IGNORE."""
+    """An encoder with a classifier of steps. A batch holds x (N, C, T, V, M), labels (N, T), class ids or IGNORE, or (N, T, K) targets 0, 1, IGNORE, and
+    perhaps valid (N,), its real frames."""
 
     name = "segmenter"
 
@@ -395,14 +397,18 @@ class Segmenter(Method):
         "Centred, or as the method that trained the encoder prepares whole clips."
         return self.first(x)
 
-    def logits(self, x: Tensor) -> Tensor:  # prepared (N, C, T, V, M) -> (N, T', K)
+    def logits(
+        self,
+        x: Tensor,  # prepared, (N, C, T, V, M)
+        valid: Tensor | None = None,  # real frames of each, (N,), for encoders that ask
+    ) -> Tensor:  # (N, T', K)
         "Class scores of every step."
-        z = readout(encode(self.encoder, x), self.config.readout)
+        z = readout(encode(self.encoder, x, valid), self.config.readout)
         return self.head(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
     def losses(self, batch, draws) -> dict[str, Tensor]:
         c, x, y = self.config, self.prepare(batch["x"]), batch["labels"]
-        logits = self.logits(random_rotation(x, draws, c.rotation) if c.rotation else x).float()
+        logits = self.logits(random_rotation(x, draws, c.rotation) if c.rotation else x, batch.get("valid")).float()
         if c.loss_on == "steps" and y.shape[1] != logits.shape[1]:
             y = (step_labels if y.ndim == 2 else step_targets)(y, logits.shape[1])
         loss = frame_loss(logits, y, c.upsample, c.smoothing)
@@ -484,6 +490,6 @@ def finetune(
 def predict(model: Segmenter, store: SkeletonStore, windows: Windows, batch: int = 64) -> dict[int, np.ndarray]:
     "Class probabilities (T, K) of every frame of every recording, by a fine-tuned model."
     device, parts = next(model.parameters()).device, []
-    for _, x in windows.batches(store, batch):
-        parts.append(model.logits(model.prepare(x.to(device))).float().cpu())
+    for rows, x in windows.batches(store, batch):
+        parts.append(model.logits(model.prepare(x.to(device)), windows.valid(rows)).float().cpu())
     return probabilities_of(torch.cat(parts), windows, model.config.upsample, model.config.several)

@@ -166,9 +166,13 @@ class Method(nn.Module):
         "What whole clips need before the encoder sees them: centring, streams. Persons may depend on each other here, as in a common origin."
         return x
 
-    def features(self, x: Tensor) -> Features:  # x (N, C, T, V, M)
+    def features(
+        self,
+        x: Tensor,  # (N, C, T, V, M)
+        valid: Tensor | None = None,  # real frames of each clip, (N,); for encoders that take it, see `evaluation.features.takes_valid`
+    ) -> Features:
         "What the frozen encoder says of whole clips."
-        return self.encoder(self.prepare(x))
+        return self.encoder(self.prepare(x), **({} if valid is None else {"valid": valid}))
 
     def forward(self, batch: dict[str, Tensor], draws) -> dict[str, Tensor]:
         "`losses`; called through `forward` so that the hooks of `DistributedDataParallel` fire."
