@@ -117,14 +117,15 @@ class DenseLayer(nn.Module):
         if self.dsa:
             pair = torch.cat([self.shift(x), x])
             stacked.append(self.dsa.norm1(pair))
-        attended = self.attn(torch.cat(stacked)).split([len(x)] * bool(self.ca) + [2 * len(x)] * bool(self.dsa))
+        parts = [1] * bool(self.ca) + [2] * bool(self.dsa)
+        attended = [z.flatten(0, 1) for z in self.attn(torch.cat(stacked)).unflatten(0, (sum(parts), -1)).split(parts)]
         y = 0.0
         if self.ca:
             v = x + self._drop(attended[0])
             y = self.alpha * self._drop(self.ca.mlp(self.ca.norm2(v)))
         if self.dsa:
             pair = pair + self._drop(attended[-1])
-            shifted, plain = (pair + self._drop(self.dsa.mlp(self.dsa.norm2(pair)))).chunk(2)
+            shifted, plain = (pair + self._drop(self.dsa.mlp(self.dsa.norm2(pair)))).unflatten(0, (2, -1))
             y = y + (1 - self.alpha) * self.gain * (shifted + plain)
         return y
 
