@@ -56,6 +56,7 @@ PROTOCOLS = {  # name -> its metrics, and what is done
     "detection_finetune": (_EVENTS, "frames by the fine-tuned encoder, then events"),
     "frame_map": ("map", "several classes at a time, average precision of frames"),
     "localisation": ("map@0.[1-9] avg", "BABEL's events, of the fine-tuned encoder"),
+    "localisation_simple": ("map@0.[1-9] avg", "the same with plain interpolation between its steps in place of Snippet's U-shaped module"),
     "localisation_20": ("map@0.[1-9] avg", "the same from 20 % of the recordings"),
     "localisation_linear": ("map@0.[1-9] avg", "the same of the frozen encoder under a linear classifier"),
     "localisation_knn": ("map@0.[1-9] avg", "the same by the nearest training frames"),
