@@ -65,8 +65,9 @@ PROTOCOLS = {  # name -> its metrics, and what is done
     "efficiency": ("gmac* gflops* tokens params_m samples_per_s hours memory_gb", "what a model costs"),
     "pretraining": ("*", "a column of the training log"),
     "local_rank": ("ler ler@* pcc*", "local effective rank of whole clips, of crops, and its correlation with something else"),
-    "actionlets": ("n_pos n_neg r", "which joints a method takes for the moving ones, against a truth"),
-    "kappa": ("kappa accuracy", "into how many groups an augmentation parts the clips of a class"),
+    "actionlets": ("n_pos n_neg r n weight@*", "which joints a method takes for the moving ones, against a truth; and how it weighs parts of the body"),
+    "regions": ("top1@actionlet top1@rest", "a linear classifier on what a method takes for the moving joints, and on the rest"),
+    "kappa": ("kappa accuracy value@*", "into how many groups an augmentation parts the clips of a class; an eigenvalue by its place"),
 }
 FIT = ("share", "batch", "lr")  # what of a schedule a row may change: `share` of the profile's steps, and the others as they are
 
