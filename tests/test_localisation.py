@@ -22,7 +22,7 @@ from skelnb.evaluation.detection import CentreWindows, DetectionConfig, WholeLoa
 from skelnb.evaluation.features import RawCoordinates, cut, encode, extract, takes_valid
 from skelnb.evaluation.localisation import knn_takes, settled, with_body
 from skelnb.evaluation.neighbours import Neighbours
-from skelnb.evaluation.protocols import FrameMeasures
+from skelnb.evaluation.protocols import FrameMeasures, score_intervals
 from skelnb.evaluation.segmentation import FinetuneConfig, Segmenter, finetune, predict
 from skelnb.methods.aimclr import Aimclr
 
@@ -203,13 +203,13 @@ def test_intervals_of_map_over_people(takes):
     config = DetectionConfig.named("snippet_knn", settle=True)
     o = [detect(method(s), takes, range(4), range(4, 8), replace(config, overrides=dict(k=(k,)))) for s, k in ((0, 20), (1, 20), (0, 3))]
     m = FrameMeasures({"a": o[:2], "b": o[2:]})
-    table, gain = m.intervals(draws=50), m.intervals(against="b", draws=50)
+    table, gain = score_intervals(m, draws=50), score_intervals(m, against="b", draws=50)
     assert table.loc["a", "mean"] == pytest.approx(50 * (o[0].headline + o[1].headline)) and (table["low"] <= table["mean"]).all()
     assert gain.loc["a", "mean"] == pytest.approx(table.loc["a", "mean"] - table.loc["b", "mean"]) and not gain.loc["b", ["mean", "low", "high"]].any()
     people = len(set(o[0].groups.values()))
     assert table["over"].tolist() == [f"{people} people"] * 2 and isinstance(gain, pd.DataFrame)
     with pytest.raises(ParameterError, match="did you mean"):
-        m.intervals(against="bb")
+        score_intervals(m, against="bb")
 
 
 def test_what_cannot_be(takes):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Protocol', 'PROTOCOLS', 'Entrant', 'raw_coordinates', 'Task', 'linear', 'logistic', 'neighbours', 'centroids',
-           'retrieve', 'few_labels', 'Measures', 'measure', 'FrameMeasures', 'measure_frames']
+           'retrieve', 'few_labels', 'Measures', 'measure', 'FrameMeasures', 'measure_frames', 'score_intervals']
 
 # %% ../../nbs/evaluation/90_protocols.ipynb #f36e6b0e
 from collections.abc import Callable, Mapping, Sequence
@@ -248,30 +248,6 @@ class FrameMeasures:
         (x, frames, who), (y, _, _) = self._right(a), self._right(b)
         return compare_values(x, y, frames, who if groups else None, unit="people" if groups else "recordings")
 
-    def intervals(
-        self,
-        score: Callable[[FrameOutcome], float] = headline,  # the benchmark's main metric, or any other
-        against: str | None = None,  # differences to this entrant on the same draws; None: the scores themselves
-        draws: int = 1000,
-    ) -> pd.DataFrame:  # a row per entrant, percent: mean over seeds, low, high, over
-        "Any score of sets of recordings, such as mAP, with an interval over people. Draws of the same people are scored once."
-        first, known = next(iter(self.outcomes.values()))[0], {}
-        if against is not None:
-            self._right(against)  # an unknown name is an error
-        for outcome in sum(self.outcomes.values(), []):
-            score(outcome)  # events are found once, and drawn from then on
-
-        def means(videos):
-            key = tuple(sorted(videos))
-            if key not in known:
-                known[key] = {name: np.mean([score(o.take(key)) for o in cell]) for name, cell in self.outcomes.items()}
-            return known[key] if against is None else {name: v - known[key][against] for name, v in known[key].items()}
-
-        unit = "people" if first.groups else "recordings"
-        found = bootstrap_statistic(means, list(first.truth), first.groups or None, draws=draws, unit=unit)
-        rows = {n: {"mean": 100 * i.estimate, "low": 100 * i.low, "high": 100 * i.high, "over": f"{i.units} {i.unit}"} for n, i in found.items()}
-        return pd.DataFrame(rows).T.infer_objects().rename_axis("entrant")
-
 
 def measure_frames(
     entrants: Mapping[str, nn.Module | Sequence[nn.Module]],  # name -> encoder, or one for each seed
@@ -291,3 +267,28 @@ def measure_frames(
         outcomes[name] = [detect(encoders[i % len(encoders)], store, *parts, DetectionConfig.from_dict(mine.to_dict() | {"seed": seed}), **options)
                           for i, seed in enumerate(seeds)]
     return FrameMeasures(outcomes)
+
+# %% ../../nbs/evaluation/90_protocols.ipynb #8ee9e04c
+def score_intervals(
+    measured: FrameMeasures,
+    score: Callable[[FrameOutcome], float] = headline,  # the benchmark's main metric, or any other
+    against: str | None = None,  # differences to this entrant on the same draws; None: the scores themselves
+    draws: int = 1000,
+) -> pd.DataFrame:  # a row per entrant, percent: mean over seeds, low, high, over
+    "Any score of sets of recordings, such as mAP, with an interval over people. Draws of the same people are scored once."
+    cells, known = measured.outcomes, {}
+    if against is not None and against not in cells:
+        raise ParameterError(f"no entrant is called {against!r}", remedy=did_you_mean(against, cells))
+    for outcome in sum(cells.values(), []):
+        score(outcome)  # events are found once, and drawn from then on
+
+    def means(videos):
+        key = tuple(sorted(videos))
+        if key not in known:
+            known[key] = {name: np.mean([score(o.take(key)) for o in cell]) for name, cell in cells.items()}
+        return known[key] if against is None else {name: v - known[key][against] for name, v in known[key].items()}
+
+    first = next(iter(cells.values()))[0]
+    found = bootstrap_statistic(means, list(first.truth), first.groups or None, draws=draws, unit="people" if first.groups else "recordings")
+    rows = {n: {"mean": 100 * i.estimate, "low": 100 * i.low, "high": 100 * i.high, "over": f"{i.units} {i.unit}"} for n, i in found.items()}
+    return pd.DataFrame(rows).T.infer_objects().rename_axis("entrant")
