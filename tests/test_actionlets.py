@@ -22,6 +22,7 @@ from skelnb.evaluation.actionlets import (
     AccuracyFit,
     actionlet_table,
     augmentation_flow,
+    centre_counts,
     class_separation,
     find_actionlets,
     fit_accuracy,
@@ -30,11 +31,12 @@ from skelnb.evaluation.actionlets import (
     mask_shear_noise,
     moving_joints,
     region_features,
+    region_table,
     strength_table,
     weight_by_class,
 )
 from skelnb.objectives.actionlet import actionlet_score, activation_map, mean_motion, upsample_map
-from skelnb.reporting.actionlets import actionlet_strip, kappa_plot, quality_plot, weight_plot
+from skelnb.reporting.actionlets import actionlet_strip, frequency_plot, kappa_plot, quality_plot, region_plot, weight_plot
 from skelnb.topology import layout
 from skelnb.transforms.draws import Draws
 
@@ -145,6 +147,40 @@ def test_regions_and_weights_by_class():
     assert joints.loc["b"].isna().all()
     first = weight_by_class(A, [0, 2, 0], ["a", "b", "c"], list("uvwxyz"), torch.tensor([[True, False]] * 3))[0]
     np.testing.assert_allclose(first.loc["c"], A[1, 0].mean(0), rtol=1e-5)
+
+
+def test_recognition_by_region():
+    "Class 1 differs in joint 0 only, of which the map knows."
+    h, A = numbers(12, 1, 4, 3, 5).abs(), torch.zeros(12, 1, 3, 5)
+    y, A[..., 0] = np.arange(12) % 2, 1
+    h[y == 0, :, 0, :, 0] += 5
+    h[y == 1, :, 1, :, 0] += 5
+    table = region_table({"a": (h, A), "b": (h, 1 - A)}, y, np.arange(12) // 2)
+    assert table.loc["a", "actionlets"] == 1 and table.loc["a", "rest"] < 0.9 and list(table) == ["everywhere", "actionlets", "rest"]
+    assert table.loc["b", "rest"] == 1 and table.loc["b", "actionlets"] == table.loc["a", "rest"]
+    fig = region_plot(table, "x")
+    dots = {line.get_label(): line.get_xdata() for line in fig.axes[0].lines}
+    np.testing.assert_allclose(dots["rest"], 100 * table["rest"])
+    assert "a: 100 % from actionlets" in fig.alt
+    with pytest.raises(ParameterError, match="region_table"):
+        region_plot(table.drop(columns="rest"))
+
+
+def test_how_often_local_features_occur():
+    axes = torch.eye(3)
+    kind = torch.tensor([0] * 14 + [1] * 4 + [2] * 2).view(1, 2, 5, 2)  # (N, M, T', V)
+    h, A = axes[kind].movedim(-1, 2) * torch.rand(1, 2, 1, 5, 2).add(0.5), (kind > 0).float() * 0.8
+    counts = centre_counts(h, A, k=3)
+    assert counts["everywhere"].tolist() == [14, 4, 2] and counts["actionlets"].tolist() == [0, 4, 2]
+    assert centre_counts(h, A, k=3, threshold=0.9)["actionlets"].sum() == 0
+    assert centre_counts(h, A, k=3, where=torch.tensor([[True, False]]))["everywhere"].sum() == 10
+    assert centre_counts(h, A, k=3, most=19).equals(counts)
+    fig = frequency_plot(counts)
+    np.testing.assert_allclose(fig.axes[0].lines[1].get_ydata(), [400 / 6, 200 / 6, 0])
+    with pytest.raises(ParameterError, match="threshold"):
+        frequency_plot(counts.assign(actionlets=0))
+    with pytest.raises(DataError):
+        centre_counts(h, A[..., :1])
 
 
 # ---- the graph

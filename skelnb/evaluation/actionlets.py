@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER_FIT', 'moving_joints', 'find_actionlets', 'grad_cam', 'actionlet_table', 'weight_by_class', 'region_features',
-           'Flow', 'flow_of', 'mask_shear_noise', 'augmentation_flow', 'strength_table', 'AccuracyFit', 'fit_accuracy',
-           'class_separation']
+           'region_table', 'centre_counts', 'Flow', 'flow_of', 'mask_shear_noise', 'augmentation_flow',
+           'strength_table', 'AccuracyFit', 'fit_accuracy', 'class_separation']
 
 # %% ../../nbs/evaluation/87_actionlets.ipynb #cd0dad34
 import math
@@ -23,7 +23,7 @@ from ..data.synthetic import SyntheticClip
 from ..errors import DataError, ParameterError
 from .diagnostics import actionlet_metrics, nearest_centroid
 from .examples import Examples
-from ..objectives.actionlet import activation_map, actionlet_score, mean_motion, upsample_map
+from ..objectives.actionlet import activation_map, actionlet_score, mean_motion, spherical_kmeans, upsample_map
 from ..transforms.corrupt import shear
 from ..transforms.draws import Draws
 from ..transforms.spatial import present
@@ -151,6 +151,43 @@ def region_features(
     if h.ndim != 5 or A.shape != (*h.shape[:2], *h.shape[3:]):
         raise DataError(f"a map {tuple(h.shape)} and weights {tuple(A.shape)}", remedy="(N, M, D, T', V) and (N, M, T', V)")
     return tuple(torch.einsum("nmdtv,nmtv->nd", h, w) / w.sum((1, 2, 3)).clamp_min(1e-9)[:, None] for w in (A.to(h), 1 - A.to(h)))
+
+# %% ../../nbs/evaluation/87_actionlets.ipynb #a5781faf
+def region_table(
+    maps: Mapping[str, tuple[Tensor, Tensor]],  # name -> map of an encoder, (N, M, D, T', V), and actionlet weights, (N, M, T', V)
+    y: Sequence[int],  # class of each clip, (N,)
+    groups: Sequence | None = None,  # whose clip it is, (N,); None: every clip a group of its own
+) -> pd.DataFrame:  # indexed by map: everywhere, actionlets, rest (accuracies, fractions)
+    "What can be recognised from actionlets alone, and without them (ActCLR+ Fig. 13)."
+    classes = [str(k) for k in range(int(np.max(y)) + 1)]
+    rows = {}
+    for name, (h, A) in maps.items():
+        regions = dict(zip(("everywhere", "actionlets", "rest"), (h.mean((1, 3, 4)), *region_features(h, A))))
+        rows[name] = {k: nearest_centroid(Examples(z, np.asarray(y), classes, groups=groups)).accuracy for k, z in regions.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+# %% ../../nbs/evaluation/87_actionlets.ipynb #607db45c
+@torch.no_grad()
+def centre_counts(
+    h: Tensor,  # map of an encoder, (N, M, D, T', V)
+    A: Tensor,  # actionlet weights, (N, M, T', V)
+    k: int = 64,  # centres (ours)
+    threshold: float = 0.5,  # a place is an actionlet above it (ours)
+    where: Tensor | None = None,  # persons that count, (N, M) bool; None: all
+    seed: int = 0,
+    most: int = 20_000,  # places from which the centres are found, drawn at random where there are more
+) -> pd.DataFrame:  # a row per centre, the most frequent first; columns everywhere and actionlets: numbers of places
+    "How often local features fall to each of k centres (ActCLR+ Figs. 11, 12)."
+    if h.ndim != 5 or A.shape != (*h.shape[:2], *h.shape[3:]):
+        raise DataError(f"a map {tuple(h.shape)} and weights {tuple(A.shape)}", remedy="(N, M, D, T', V) and (N, M, T', V)")
+    there = torch.ones(A.shape[:2], dtype=torch.bool, device=h.device) if where is None else where.to(h.device)
+    z, marked = F.normalize(h.movedim(2, -1)[there].flatten(0, 2).float(), dim=1), (A.to(h)[there] > threshold).flatten()
+    draws = Draws(seed, device=h.device)
+    centroids = spherical_kmeans(z[draws.rand(len(z)).argsort()[:most]], min(k, len(z)), draws=draws).centroids
+    nearest = torch.cat([(part @ centroids.T).argmax(1) for part in z.split(most)])
+    found = {"everywhere": nearest, "actionlets": nearest[marked]}
+    counts = pd.DataFrame({name: torch.bincount(n, minlength=len(centroids)).cpu().numpy() for name, n in found.items()})
+    return counts.sort_values("everywhere", ascending=False, kind="stable", ignore_index=True)
 
 # %% ../../nbs/evaluation/87_actionlets.ipynb #e355eb89
 class Flow(NamedTuple):
