@@ -232,3 +232,10 @@ def test_processes_of_their_own_and_errors_with_a_name(ran, stores):
     with pytest.raises(TrainingError, match="1 of 2 jobs failed: trial of odd, seed 0.*\n?.*no protocol is called"):
         trials(rows, stores[1], stores[0], ran[0], workers=2, device="cpu")
     assert len(collect({"fine": rows["fine"]}, stores[1], stores[0], ran[0]).table()) == 1
+
+
+def test_persons_are_pooled_as_the_encoder_pools_them():
+    "SLiM's linear protocol adds them up (specification slim_snippet, A4)."
+    for method, persons in (("slim", "sum"), ("lode", None), ("aimclr", None)):
+        t = Trial("random", dict(method=method, preset="tiny"))
+        assert module._input(t, t.of.make()).persons == persons

@@ -223,7 +223,8 @@ def _input(t: Trial, method: Method | None) -> Entrant:
     "The entrant of a trial on trimmed clips."
     if t.encoder == "raw":
         return raw_coordinates()
-    return Entrant(method, View.named(t.view, frames=method.preset.frames))
+    summed = getattr(method.encoder, "persons", None) == "sum"  # SLiM adds persons up; all others are averaged over those present
+    return Entrant(method, View.named(t.view, frames=method.preset.frames), persons="sum" if summed else None)
 
 
 def _kept(outcome: Outcome | Retrieval) -> dict[str, np.ndarray]:
