@@ -1,9 +1,10 @@
 # make demo: the main job to a rendered report.   make test: every check there is, on all cores.   make prepare: before a commit.
+# make tables: every table of the papers on stand-in data, hours; killed, it goes on.   make tables TABLE=lode_table05: one of them.
 PY ?= python3
 V := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test prepare bench clean
+.PHONY: demo test prepare docs bench clean
 all: demo
 
 # Debian's python3 without python3-venv makes no pip in a venv: the second line puts it there with the pip outside
@@ -24,8 +25,20 @@ test: $(V)/.ok
 prepare: $(V)/.ok
 	$(V)/nbdev-export && $(V)/nbdev-clean && $(MAKE) test
 
+docs: $(V)/.ok
+	$(V)/python -m skelnb.reporting.docs
+
 bench: $(V)/.ok
 	for b in tests/bench/bench_*.py; do echo "== $$b"; $(V)/python $$b || exit 1; done
+
+PROFILE ?= standin
+CORES ?= 2
+GPUS ?= 1
+SWEEP = $(V)/snakemake -s reports/Snakefile -d . --config profile=$(PROFILE)
+# one sweep at a time; what a killed one left locked or half written is unlocked and made again
+tables: $(V)/.ok
+	mkdir -p runs && flock -n runs/sweep.lock sh -c '$(SWEEP) --unlock --quiet && $(SWEEP) -c$(CORES) --resources gpu=$(GPUS) \
+	  --rerun-incomplete --rerun-triggers mtime input --keep-going --quiet rules $(TABLE)'
 
 clean:
 	rm -rf .venv reports/quick runs

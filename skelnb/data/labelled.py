@@ -71,6 +71,7 @@ def column_of(split: str, fraction: float, rule: str, seed: int) -> str:
 
 
 def list_file(store: SkeletonStore, column: str) -> Path:
+    "Where the list behind a split is kept."
     return store.path / "lists" / f"{re.sub(FORBIDDEN, '_', column)}.json"
 
 
