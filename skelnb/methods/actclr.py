@@ -352,7 +352,7 @@ class Views(NamedTuple):
     A_base: Tensor  # and their actionlets
     opened: Tensor  # share of clips whose score is above zero, 0-d
 
-
+# %% ../../nbs/methods/40_actclr.ipynb #b7236a24
 def some_of(
     ids: tuple[int, ...],
     n: int,  # how many of them; all where there are no more

@@ -163,7 +163,7 @@ def frequency_plot(
     return fig
 
 # %% ../../nbs/reporting/26_actionlets.ipynb #dd729886
-REGIONS = {"everywhere": (SOFT, "o"), "actionlets": (PALETTE[2], "D"), "rest": (PALETTE[3], "s")}
+REGIONS = {"everywhere": (INK, "|"), "actionlets": (PALETTE[2], "D"), "rest": (PALETTE[3], "s")}
 
 
 def region_plot(
@@ -180,7 +180,7 @@ def region_plot(
         for i, (_, row) in enumerate(table.iterrows()):
             ax.plot(100 * row[["actionlets", "rest"]].to_numpy(float), [i, i], color=SOFT, linewidth=1, zorder=1)
         for name, (color, marker) in REGIONS.items():
-            ax.plot(100 * table[name], np.arange(len(table)), marker, color=color, markersize=6, label=name)
+            ax.plot(100 * table[name], np.arange(len(table)), marker, color=color, markersize=13 if marker == "|" else 6, label=name)
         ax.set(yticks=np.arange(len(table)), yticklabels=[str(k) for k in table.index], xlabel="accuracy, %", ylim=(len(table) - 0.4, -0.6))
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.05))
         if title:
