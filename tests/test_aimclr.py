@@ -13,7 +13,8 @@ from torch import nn
 from skelnb.backbones.agcn import AGCN
 from skelnb.errors import CheckpointError, DataError, ParameterError
 from skelnb.methods.aimclr import Aimclr, AimclrPreset, attention, attention_drop
-from skelnb.methods.momentum import center_persons, load_release, share_norms, to_release, whole_clips
+from skelnb.methods.momentum import center_persons, load_release, to_release, whole_clips
+from skelnb.objectives.processes import share_norms
 from skelnb.training.checkpoint import load_weights
 from skelnb.training.fit import FitConfig, fit
 from skelnb.training.log import read_log
