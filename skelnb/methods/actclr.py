@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CURRICULUM', 'DistillationPreset', 'ActclrPreset', 'move_map', 'to_steps', 'transfer_bones', 'swap_statistics',
-           'AnchoredPair', 'LocatingPair', 'Views', 'some_of', 'ShowingPair', 'MixingPair', 'Actclr']
+           'AnchoredPair', 'LocatingPair', 'some_of', 'ChainedPair', 'Views', 'ShowingPair', 'MixingPair', 'Actclr']
 
 # %% ../../nbs/methods/40_actclr.ipynb #7ef59877
 from collections.abc import Callable
@@ -341,18 +341,7 @@ class LocatingPair(AnchoredPair):
         part = torch.einsum("nmdtv,nmtv->nd", h, A) / A.sum((1, 2, 3))[:, None].clamp_min(1e-6)
         return F.normalize((project(whole).float() + project(part).float()) / 2, dim=1)
 
-# %% ../../nbs/methods/40_actclr.ipynb #72a6e876
-class Views(NamedTuple):
-    """What the three losses look at; clips, (N, C, T, V, M), as streams, and maps, (N, M, T, V)."""
-
-    act: Tensor  # gently changed
-    non: Tensor  # roughly
-    A: Tensor  # actionlets of `act`
-    base: Tensor  # the clips that are mixed, as positions
-    A_base: Tensor  # and their actionlets
-    opened: Tensor  # share of clips whose score is above zero, 0-d
-
-# %% ../../nbs/methods/40_actclr.ipynb #b7236a24
+# %% ../../nbs/methods/40_actclr.ipynb #fd71a19e
 def some_of(
     ids: tuple[int, ...],
     n: int,  # how many of them; all where there are no more
@@ -362,8 +351,8 @@ def some_of(
     return tuple(ids[i] for i in sorted(draws.rand(len(ids)).argsort()[:n].tolist()))
 
 
-class ShowingPair(LocatingPair):
-    """Gentle and rough versions of clips, in ActCLR+'s way (`shared`) and in ActCLR's (`independent`)."""
+class ChainedPair(LocatingPair):
+    """The chains of augmentations of an epoch."""
 
     def chains(self, draws: Draws) -> dict[str, dict[str, Callable]]:
         "Steps of `key`, `base`, `act` and `non` in this epoch, the same on all processes; see `curriculum`."
@@ -376,6 +365,21 @@ class ShowingPair(LocatingPair):
                 act, non = some_of(p.act, max(n_act, 0), epoch), some_of(p.non, max(n_non, 0), epoch)
         wanted = {"key": (p.ordinary, p.sigma), "base": ((), p.sigma), "act": (act, p.sigma), "non": (non, p.sigma_non)}
         return {name: actclr_steps(ids, sigma, p.layout, p.bugs) if whole else {} for name, (ids, sigma) in wanted.items()}
+
+# %% ../../nbs/methods/40_actclr.ipynb #72a6e876
+class Views(NamedTuple):
+    """What the three losses look at; clips, (N, C, T, V, M), as streams, and maps, (N, M, T, V)."""
+
+    act: Tensor  # gently changed
+    non: Tensor  # roughly
+    A: Tensor  # actionlets of `act`
+    base: Tensor  # the clips that are mixed, as positions
+    A_base: Tensor  # and their actionlets
+    opened: Tensor  # share of clips whose score is above zero, 0-d
+
+# %% ../../nbs/methods/40_actclr.ipynb #b7236a24
+class ShowingPair(ChainedPair):
+    """Gentle and rough versions of clips, in ActCLR+'s way (`shared`) and in ActCLR's (`independent`)."""
 
     def partner(self, draws: Draws, *tensors: Tensor) -> list[Tensor]:
         "Rows of another clip of the whole batch, for each."
