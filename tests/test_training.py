@@ -390,7 +390,7 @@ def test_parts_are_clipped_apart():
 @pytest.mark.parametrize("name", OTHERS)
 def test_16_mixed_unscales_clips_and_steps(monkeypatch, name):
     "float16 is refused on the CPU, but works well enough there to see that scaling, clipping and each optimiser go together."
-    monkeypatch.setattr("skelnb.training.fit._precision", lambda config, device: config.precision)
+    monkeypatch.setattr("skelnb.training.fit.precision_on", lambda device, name: name)
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1024.0))  # no step is skipped
     ends, logs = [], []
     for precision in ("32-true", "16-mixed"):

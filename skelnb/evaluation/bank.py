@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import settings
 from ..backbones.features import Features
 from ..data.store import SkeletonStore
 from ..data.windows import read_frames, resample_index
@@ -38,6 +37,7 @@ from ..files import atomic_file, atomic_folder, fingerprint, read_json, write_js
 from ..methods.base import Method, Preset
 from ..progress import Progress
 from ..topology import layout as find_layout
+from ..training.fit import precision_on, torch_device
 from ..transforms.draws import Draws
 from ..transforms.spatial import present
 from ..transforms.streams import map_layout, stream
@@ -187,31 +187,6 @@ def _borrowed(encoder: nn.Module, device: torch.device):
         for module, training in modes.items():
             module.training = training
         encoder.to(home)
-
-
-def _device(name) -> torch.device:
-    "A device by name; auto: what settings.ini says, and where that is auto too, cuda where there is one."
-    name = settings.load().device if name == "auto" else name
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    try:
-        device = torch.device(name)
-    except RuntimeError as e:
-        raise ParameterError(f"device = {name!r} is unknown", remedy="use 'cpu', 'cuda', 'cuda:1', 'mps' or 'auto'") from e
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ParameterError(f"device = {name!r}, but there is no GPU that PyTorch can use", remedy="use device='auto' or 'cpu'")
-    return device
-
-
-def _precision(name: str, device: torch.device) -> str:
-    "A precision by name, checked."
-    if name not in settings.PRECISIONS:
-        raise ParameterError(f"precision = {name!r} is unknown", remedy=did_you_mean(name, settings.PRECISIONS))
-    name = settings.load().precision if name == "auto" else name
-    if name == "16-mixed" and device.type == "cpu":
-        raise ParameterError("16-mixed precision does not exist on the CPU", remedy="use bf16-mixed, 32-true or auto")
-    if name == "auto":
-        return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return name
 
 
 def _autocast(precision: str, device: torch.device):
@@ -720,7 +695,7 @@ def _task(encoder, store, clips, view, readouts, batch, precision, dtype, device
         raise ParameterError("copies without an augmentation are all the same", remedy="pass augment=function(x, draws), or copies=1")
     view = View.named(view) if isinstance(view, str) else view
     apart = bool(getattr(encoder, "persons_apart", True))
-    return _Task(store, clips.astype(np.int64), view, _readouts(readouts), batch, _precision(precision, device), dtype, copies, augment, augment_first,
+    return _Task(store, clips.astype(np.int64), view, _readouts(readouts), batch, precision_on(device, precision), dtype, copies, augment, augment_first,
                  seed, apart)
 
 
@@ -770,7 +745,7 @@ def extract_bank(
     With batches of the same composition (the same `clips` and `batch`) and as many threads in each process, the result does not depend on `processes`, to
     the bit; with other batches it agrees within rounding. Errors: `ParameterError` for a request that cannot be met, `DataError` for features that
     are not finite (names the clip) and for a folder that holds something else."""
-    device = _device(device)
+    device = torch.device(torch_device(device))
     task = _task(encoder, store, clips, view, readouts, batch, precision, dtype, device, copies, augment, augment_first, seed)
     if processes < 1:
         raise ParameterError(f"processes = {processes}", remedy="give at least 1")
