@@ -345,7 +345,7 @@ class Snippet(WindowPair):
         return self.relation_head(self.pooled(self.relation(said.map, there), w)[0])
 
     def discriminate(self, query: Said, key: Said) -> tuple[Tensor, Tensor]:  # loss, keys (R, projection)
-        "The snippets' loss."
+        "The snippets' loss, and what the clips leave in its queue."
         p, anchors = self.preset, self.project(self.student, query)
         with torch.no_grad():
             found = self.project(self.teacher, key)
