@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SnippetPreset', 'Window', 'window_frames', 'take_frames', 'play_backwards', 'until', 'real_snippets', 'pool_steps',
-           'PartRelation', 'Said', 'SnippetPair', 'WindowPair', 'Snippet']
+           'PartRelation', 'Said', 'SnippetPair', 'WindowPair', 'BasePair', 'Snippet']
 
 # %% ../../nbs/methods/60_snippet.ipynb #acb74efa
 import copy
@@ -300,10 +300,8 @@ class WindowPair(SnippetPair):
         return made
 
 # %% ../../nbs/methods/60_snippet.ipynb #1eacf491
-class Snippet(WindowPair):
-    """Skeleton-snippet contrastive learning (Cheng et al., arXiv 2512.16504) on a base method. A batch holds x (N, C, T', V, M) in metres and valid (N,)."""
-
-    name = "snippet"
+class BasePair(WindowPair):
+    """The losses to which the snippets' is added."""
 
     def mined(self, neighbours: int) -> int:
         "So many neighbours, once it is time."
@@ -343,6 +341,12 @@ class Snippet(WindowPair):
         "The third view through its parts."
         there = self.standing(said.map.shape[2], w.valid).expand(len(w.x), -1).repeat_interleave(w.x.shape[-1], 0)
         return self.relation_head(self.pooled(self.relation(said.map, there), w)[0])
+
+# %% ../../nbs/methods/60_snippet.ipynb #5cf88fd8
+class Snippet(BasePair):
+    """Skeleton-snippet contrastive learning (Cheng et al., arXiv 2512.16504) on a base method. A batch holds x (N, C, T', V, M) in metres and valid (N,)."""
+
+    name = "snippet"
 
     def discriminate(self, query: Said, key: Said) -> tuple[Tensor, Tensor]:  # loss, keys (R, projection)
         "The snippets' loss, and what the clips leave in its queue."
