@@ -199,6 +199,6 @@ def test_a_paired_difference_is_less_noisy_than_either():
     _, alow, ahigh = bootstrap(a)
     assert 0 < low < d < high and high - low < ahigh - alow
     minus = bootstrap(a, better)
-    assert minus == pytest.approx((-d, -high, -low))
+    assert minus == pytest.approx((-d, -high, -low), abs=0.05)  # other draws
     shuffled = [dict(reversed(better[0].items()))]
     assert bootstrap(shuffled, a)[0] == pytest.approx(d)

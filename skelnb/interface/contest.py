@@ -21,6 +21,7 @@ from ..data.windows import ClipLoader
 from ..errors import ParameterError
 from ..evaluation.features import RawCoordinates, cut, extract, ler_of
 from ..evaluation.segmentation import LinearConfig, predict_linear, score, train_linear, window_labels
+from ..evaluation.statistics import bootstrap as resampled
 from ..files import fingerprint
 from ..methods.base import Preset
 from ..methods.lode import Lode, LodePreset
@@ -266,8 +267,5 @@ def bootstrap(
         return np.mean([[r[c].sum() for c in order] for r in group], 0)
 
     order = list(right[0])
-    frames = np.array([len(right[0][c]) for c in order])
     hits = sums(right) - (0 if against is None else sums(against))
-    pick = np.random.default_rng(seed).integers(len(order), size=(draws, len(order)))
-    low, high = np.percentile(hits[pick].sum(1) / frames[pick].sum(1), [2.5, 97.5])
-    return tuple(100 * float(v) for v in (hits.sum() / frames.sum(), low, high))
+    return tuple(100 * v for v in resampled(hits, sizes=[len(right[0][c]) for c in order], draws=draws, seed=seed)[:3])
