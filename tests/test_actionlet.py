@@ -16,7 +16,6 @@ from skelnb.errors import DataError, ParameterError
 from skelnb.objectives.actionlet import (
     Reconstruction,
     SphericalKMeans,
-    actionlet_quality,
     actionlet_score,
     activation_map,
     blend,
@@ -391,16 +390,6 @@ def test_what_the_decoder_shows_has_the_shape_of_clips():
 
 
 # ---- quality
-
-
-def test_quality_counts():
-    A = torch.tensor([0.6, 0.9, 0.5, 0.2])
-    q = actionlet_quality(A, torch.tensor([True, False, True, False]))
-    assert (q.n_pos, q.n_neg, q.ratio) == (1, 1, 0.5)
-    assert actionlet_quality(A, torch.ones(4, dtype=torch.bool), 0.1).ratio == 1
-    assert actionlet_quality(0 * A, torch.ones(4, dtype=torch.bool)).ratio.isnan()
-    with pytest.raises(ParameterError, match="bool"):
-        actionlet_quality(A, A)
 
 
 def test_gradients_do_not_flow_into_the_map():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['mean_motion', 'Clusters', 'spherical_kmeans', 'SphericalKMeans', 'actionlet_score', 'HeadGradient', 'person_weights',
-           'pooled_gradient', 'gradient_map', 'activation_map', 'upsample_map', 'blend', 'Quality', 'actionlet_quality',
-           'fgsm', 'masses', 'mix_key', 'gumbel_hide', 'hide', 'Reconstruction']
+           'pooled_gradient', 'gradient_map', 'activation_map', 'upsample_map', 'blend', 'fgsm', 'masses', 'mix_key',
+           'gumbel_hide', 'hide', 'Reconstruction']
 
 # %% ../../nbs/objectives/50_actionlet.ipynb #2c3e478d
 import math
@@ -278,28 +278,6 @@ def blend(
     if A.shape != (n, m, t, v) or x_non.shape != x_act.shape:
         raise ParameterError(f"a map {tuple(A.shape)} for clips {tuple(x_act.shape)} and {tuple(x_non.shape)}", remedy="(N, M, T, V): see upsample_map")
     return torch.lerp(x_non, x_act, A.permute(0, 2, 3, 1)[:, None].to(x_act.dtype))
-
-# %% ../../nbs/objectives/50_actionlet.ipynb #4a6c2a60
-class Quality(NamedTuple):
-    """Right and wrong actionlets."""
-
-    n_pos: Tensor  # places in the map that are in the reference, 0-d int64
-    n_neg: Tensor  # places in the map that are not
-    ratio: Tensor  # n_pos / (n_pos + n_neg), NaN where the map is empty
-
-
-@torch.no_grad()
-def actionlet_quality(
-    A: Tensor,  # map, any shape
-    truth: Tensor,  # where the action is, the same shape, bool
-    threshold: float = 0.5,  # a place belongs to the map above it (ours)
-) -> Quality:
-    "How many of the actionlets are right (ActCLR+ Eqs. 51-53)."
-    if A.shape != truth.shape or truth.dtype != torch.bool:
-        raise ParameterError(f"a map {tuple(A.shape)} and a reference {tuple(truth.shape)} of {truth.dtype}", remedy="the same shape, the reference bool")
-    marked = A > threshold
-    pos, neg = (marked & truth).sum(), (marked & ~truth).sum()
-    return Quality(pos, neg, pos / (pos + neg))
 
 # %% ../../nbs/objectives/50_actionlet.ipynb #d2b8e98c
 @torch.no_grad()
