@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from skelnb.backbones.fusion import masked
 from skelnb.errors import DataError, ParameterError
 from skelnb.methods.aimclr import Aimclr, AimclrPreset
-from skelnb.methods.snippet import Snippet, SnippetPreset, Window, play_backwards, pool_steps, real_snippets, take_frames, window_frames
+from skelnb.methods.snippet import Snippet, SnippetPreset, Window, play_backwards, pool_steps, real_snippets, window_frames
 from skelnb.training.checkpoint import load_weights
 from skelnb.training.fit import FitConfig, fit
 from skelnb.training.log import read_log
 from skelnb.transforms.draws import Draws
+from skelnb.transforms.temporal import frames_at
 
 TOY = dict(frames=32, width=4, projection=6, queue=16, momentum=0.9, queue_start="random", dropout=0.0)
 RVTCLR = dict(base="rvtclr", frames=64)
@@ -354,7 +355,7 @@ def test_snippets_and_losses_do_not_see_it_either(masks):
     other = {"x": torch.where((torch.arange(72) < b["valid"][:, None])[:, None, :, None, None], b["x"], 9.0), "valid": b["valid"]}
     with torch.no_grad():
         assert method(b, Draws(0))["loss"].item() == method(other, Draws(0))["loss"].item()
-        x = take_frames(b["x"], torch.arange(24).expand(6, -1))
+        x = frames_at(b["x"], torch.arange(24).expand(6, -1))
         short = Window(x, torch.full((6,), 24))
         long = Window(F.pad(x, (0, 0, 0, 0, 0, 16)), short.valid)
         a, c = (method.look(method.student, w) for w in (short, long))

@@ -24,6 +24,7 @@ from ..topology import PARTS, Layout, layout as find_layout
 from .corrupt import shear
 from .draws import Draws
 from .spatial import random_rotation, rotation_matrix, transform
+from .temporal import frames_at
 
 # %% ../../nbs/transforms/45_augment.ipynb #2f37528c
 def _chosen(n: int, draws: Draws, p: float) -> Tensor:
@@ -89,15 +90,6 @@ def _augmentation(plan: Callable[..., Change]) -> Callable[..., Tensor]:
     return now
 
 # %% ../../nbs/transforms/45_augment.ipynb #bc133926
-def _frames(
-    x: Tensor,  # (N, C, T, V, M)
-    index: Tensor,  # frame numbers, (N, S) int64
-) -> Tensor:  # (N, C, S, V, M)
-    n, c, frames, v, m = x.shape
-    rows = frames * torch.arange(n * c, device=x.device).view(n, c, 1) + index[:, None]  # one row is a frame of one coordinate
-    return x.reshape(-1, v * m).index_select(0, rows.flatten()).view(n, c, index.shape[1], v, m)
-
-
 def _over_time(x: Tensor, matrix: Tensor) -> Tensor:  # (N, C, T, V, M), (N, T, T)
     with torch.autocast(x.device.type, enabled=False):
         return (matrix.to(x.dtype)[:, None] @ x.flatten(3)).view_as(x)
@@ -131,7 +123,7 @@ def temporal_crop(
     index = torch.arange(frames, device=x.device) + start
     index = torch.where(index < 0, -1 - index, index)
     index = torch.where(index >= frames, 2 * frames - 1 - index, index)
-    return Change(_frames, (torch.where(_chosen(len(x), draws, p)[:, None], index, torch.arange(frames, device=x.device)),), elsewhere=True)
+    return Change(frames_at, (torch.where(_chosen(len(x), draws, p)[:, None], index, torch.arange(frames, device=x.device)),), elsewhere=True)
 
 
 @_augmentation
@@ -142,7 +134,7 @@ def time_flip(
 ) -> Tensor:  # (N, C, T, V, M)
     "The clip backwards: ActCLR's id 6."
     frame = torch.arange(x.shape[2], device=x.device)
-    return Change(_frames, (torch.where(_chosen(len(x), draws, p)[:, None], frame.flip(0), frame),), elsewhere=True)
+    return Change(frames_at, (torch.where(_chosen(len(x), draws, p)[:, None], frame.flip(0), frame),), elsewhere=True)
 
 
 @_augmentation
@@ -164,7 +156,7 @@ def speed(
 
     def change(clips, source, length):
         lo = source.long()
-        faster = torch.lerp(_frames(clips, lo), _frames(clips, (lo + 1).clamp_max(frames - 1)), (source - lo)[:, None, :, None, None].to(x.dtype))
+        faster = torch.lerp(frames_at(clips, lo), frames_at(clips, (lo + 1).clamp_max(frames - 1)), (source - lo)[:, None, :, None, None].to(x.dtype))
         return faster * (frame < length)[:, None, :, None, None] if fill == "zero" else faster
 
     return _sometimes(x, change, draws, p, source, length, elsewhere=True)
@@ -443,7 +435,7 @@ class Mix:
         partner: Tensor,  # the other clip of each, same shape
     ) -> Tensor:  # (N, C, T, V, M)
         "The mixed clips."
-        return torch.lerp(_frames(partner, self.source), x, self.kept[:, None, :, :, None].to(x.dtype))
+        return torch.lerp(frames_at(partner, self.source), x, self.kept[:, None, :, :, None].to(x.dtype))
 
 
 def cut_mix(region: Region) -> Mix:
