@@ -7,12 +7,13 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from helpers_browser import browser, seen_by_browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skelnb.data.clip import Clip
 from skelnb.errors import DataError, ParameterError
-from skelnb.reporting.player import ABSENT, Player, _upright, pack
+from skelnb.reporting.player import ABSENT, Player, _lanes, _upright, pack, still, view_of, weight_scale
 from skelnb.topology import layout, layouts
 
 CLASSES = ["background", "wave", "jump"]
@@ -25,7 +26,9 @@ def take(T=60, M=1, name="kinect_v2", C=3, **more):
 
 
 def data_of(page):
-    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
+    "The data of the page, and of its first clip."
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1])
+    return {**data["clips"][0], **data}
 
 
 def picture_of(page):
@@ -36,7 +39,8 @@ def test_segments_become_the_truth():
     player = Player(take(segments=[(10, 30, "wave"), (30, 40, "jump")]))
     assert player.classes == ["background", "jump", "wave"]
     data = data_of(player._repr_html_())
-    assert data["rows"] == [["truth", [[0, 10, 0], [10, 30, 2], [30, 40, 1], [40, 60, 0]]]] and data["seconds"] == 2
+    assert data["seconds"] == 2
+    assert data["rows"] == [{"name": "truth", "fps": 30, "frames": 60, "runs": [[0, 10, 0], [10, 30, 2], [30, 40, 1], [40, 60, 0]]}]
 
 
 def test_labels_are_checked():
@@ -97,9 +101,10 @@ def test_thinned_to_the_rate():
 @given(st.floats(1e-3, 1e5))
 def test_pack_holds_any_size(scale):
     xyz = np.random.default_rng(1).uniform(-scale, scale, (3, 1, 4, 3))
-    text, unit = pack(xyz, np.ones((3, 1), bool))
-    back = np.frombuffer(base64.b64decode(text), "<i2").reshape(xyz.shape) * unit
-    assert np.abs(back - xyz).max() <= unit / 2 * 1.0001 and unit >= 0.001 and (unit == 0.001 or scale > 30)
+    for bits in (16, 8):
+        text, unit = pack(xyz, np.ones((3, 1), bool), bits)
+        back = np.frombuffer(base64.b64decode(text), f"<i{bits // 8}").reshape(xyz.shape) * unit
+        assert np.abs(back - xyz).max() <= unit / 2 * 1.0001 and unit >= 0.001 and (unit == 0.001 or scale > (30 if bits == 16 else 0.1))
 
 
 def test_recordings(recordings):
@@ -138,3 +143,109 @@ def test_a_clip_shows_itself_in_a_notebook():
         assert list(formats) == ["text/plain"]
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- several clips, weights, trails, doubt -----------------------------------------------------------------------------------------------
+
+
+def test_several_clips_share_a_clock():
+    a, b = take(T=60, segments=[(0, 30, "wave")]), take(T=100, name="coco17", segments=[(10, 50, "jump")])
+    b.fps = 50
+    data = data_of(Player({"query": a, "found": b}, predictions={"LoDE": np.ones(60, int)}, classes=CLASSES)._repr_html_())
+    assert [c["title"] for c in data["clips"]] == ["query", "found"] and [c["V"] for c in data["clips"]] == [25, 17]
+    assert [c["every"] for c in data["clips"]] == [2, 4] and data["seconds"] == 2
+    assert [(r["name"], r["fps"], r["frames"]) for r in data["rows"]] == [("truth", 30, 60), ("LoDE", 30, 60), ("found", 50, 100)]
+    assert data["rows"][2]["runs"] == [[0, 10, 0], [10, 50, 2], [50, 100, 0]]
+    assert data["clips"][0]["fit"] == data["clips"][1]["fit"]  # metres: one scale
+    assert len(data_of(Player([a, b.xyz.repeat(2, 2)[:, :, :25]])._repr_html_())["clips"]) == 2
+    assert Player([a, b]).classes == ["background", "jump", "wave"]
+    with pytest.raises(ParameterError, match="no clip"):
+        Player({})
+
+
+def test_weights_in_any_order_of_axes():
+    clip = take(T=30, M=2)
+    clip.xyz[:, 0] = 0  # never there: its weights are dropped with it
+    w = RNG.random((30, 2, 25)).astype(np.float32)
+    for form in (w, w.swapaxes(1, 2), w[:, 1]):
+        view = view_of(clip, weights=form)
+        assert np.array_equal(view.weights, w[:, 1:]) and view.xyz.shape == (30, 1, 25, 3)
+    data = data_of(Player(clip, weights={"attention": 3 * w}, rate=30)._repr_html_())
+    top = 3 * w[:, 1].max()
+    q = np.frombuffer(base64.b64decode(data["weights"]), np.uint8).reshape(30, 25) / 255 * top
+    assert np.abs(q - 3 * w[:, 1]).max() < top / 500 and data["legend"] == ["attention", "0", f"{top:.2g}"]
+    assert "weights" not in data_of(Player(clip)._repr_html_()) and data_of(Player(clip)._repr_html_())["legend"] == 0
+    for wrong in (w[:20], w[..., :17], np.full((30, 25), np.nan)):
+        with pytest.raises(ParameterError, match="weights of shape"):
+            Player(clip, weights=wrong).views()
+
+
+def test_several_maps_of_one_clip_share_a_scale():
+    clip, w = take(), RNG.random((60, 25))
+    player = Player(clip, weights={"truth": w > 0.5, "ours": 2 * w})
+    assert [v.title for v in player.views()] == ["truth", "ours"] and weight_scale(player.views()) == (0, pytest.approx(2 * w.max()))
+    one = {"a": clip, "b": clip}
+    assert [v.weights is None for v in Player(one, weights={"b": w}).views()] == [True, False]
+    with pytest.raises(ParameterError, match="did you mean 'b'|known: a, b"):
+        Player(one, weights={"bb": w})
+    assert weight_scale(Player(clip, weights=np.zeros((60, 25))).views()) == (0, 1)
+    picture = picture_of(Player(clip, weights=w)._repr_html_())
+    assert "#8f0d17" in picture or "#e69f00" in picture  # the still picture has the colours of the weights, not of the sides
+    assert "#dd6a0f" not in picture
+
+
+def test_trails():
+    data = data_of(Player(take(), trails=["hand_right", 3])._repr_html_())
+    assert data["trails"] == [[11, "#2a85c7"], [3, 0]]
+    assert data_of(Player(take(), trails="hand_right")._repr_html_())["trails"] == [[11, "#2a85c7"]]
+    with pytest.raises(ParameterError, match="did you mean 'hand_right'"):
+        Player(take(), trails=["right_hand_right"])
+    with pytest.raises(ParameterError, match="no joint 25"):
+        Player(take(), trails=[25])
+
+
+def test_uncertainty_is_one_minus_the_largest_probability():
+    p = RNG.dirichlet(np.ones(3), 60)
+    player = Player(take(), predictions={"LoDE": p.argmax(1)}, uncertainty={"LoDE": p, "apart": np.linspace(0, 1, 60)}, classes=CLASSES)
+    lanes = _lanes(player)
+    assert [lane["name"] for lane in lanes] == ["LoDE", "LoDE, unsure", "apart"]
+    assert np.allclose(lanes[1]["shade"], (1 - p.max(1)).reshape(30, 2).max(1))  # two frames in each stored one: the larger
+    data = data_of(player._repr_html_())
+    assert len(base64.b64decode(data["rows"][1]["shade"])) == 30 and data["rows"][1]["frames"] == 60
+    for wrong in (2 * p, p[:59], np.full(60, 1.5), np.full(60, np.nan)):
+        with pytest.raises(ParameterError, match="uncertainty of shape"):
+            Player(take(), uncertainty=wrong)
+
+
+def test_still_pictures_of_several_clips():
+    player = Player({"<a>": take(), "b": take(M=2)}, uncertainty=np.linspace(0, 1, 60))
+    root = ET.fromstring(still(player.views(), _lanes(player), player.classes))
+    words = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert words == ["<a>", "b", "uncertainty"] and len(root.findall("{http://www.w3.org/2000/svg}g")) == 2
+
+
+# ---- in a browser ------------------------------------------------------------------------------------------------------------------------
+
+PROBE = """<script>
+const player = document.querySelector(".skelnb-player"), heard = [];
+player.addEventListener("frame", (e) => heard.push(e.detail));
+player.skelnb.seek(1); player.skelnb.go(45);
+const painted = [...player.querySelectorAll(".view canvas")].map((c) => {
+  const px = c.getContext("2d").getImageData(0, 0, c.width, c.height).data; let n = 0;
+  for (let i = 3; i < px.length; i += 4) n += px[i] > 200;
+  return n;
+});
+const row = player.querySelector(".row"), box = row.getBoundingClientRect();
+row.setPointerCapture = () => {};
+row.dispatchEvent(new PointerEvent("pointerdown", { clientX: box.left + box.width / 4, pointerId: 1 }));
+document.title = JSON.stringify({ heard, painted, grey: getComputedStyle(player.querySelector(".row.shade canvas")).height });
+</script>"""
+
+
+@pytest.mark.skipif(browser() is None, reason="no chromium")
+def test_it_plays_in_a_browser(tmp_path):
+    clip = take(segments=[(10, 30, "wave")])
+    player = Player({"a": clip, "b": take(M=2)}, weights={"a": RNG.random((60, 25))}, trails=["hand_right"], uncertainty=np.linspace(0, 1, 60))
+    seen = seen_by_browser(player._repr_html_() + PROBE, tmp_path)
+    assert seen["heard"] == [30, 45, 15]  # one second, frame 45, and a click in the first quarter of a lane
+    assert len(seen["painted"]) == 2 and min(seen["painted"]) > 500
