@@ -11,6 +11,9 @@ _PLACES = {
     "data.store": ("SkeletonStore",),
     "data.pose": ("read_pose",),
     "interface.commands": ("prepare", "doctor", "convert", "info", "forge"),
+    "interface.encoder": ("Encoder", "load", "embed"),
+    "interface.use": ("segment", "find"),
+    "interface.weights": ("convert_official", "push_to_hub"),
     "topology": ("layout", "layouts"),
     "errors": ("SkelnbError",),
 }

@@ -20,7 +20,8 @@ from ..errors import ParameterError, SkelnbError
 from . import commands
 
 # %% ../../nbs/interface/30_cli.ipynb #6f39c939
-COMMANDS = {f.__name__: f for f in (commands.prepare, commands.doctor, commands.convert, commands.info, commands.forge)}
+_WORDS = ("prepare", "doctor", "convert", "info", "forge", "embed", "segment", "find")
+COMMANDS = {word: getattr(commands, word) for word in _WORDS}
 
 
 def _comments(function: Callable) -> dict[str, str]:

@@ -8,14 +8,12 @@ __all__ = ['ROOTS', 'LEFT_OUT', 'RELEASES', 'read_official', 'check_names', 'Rel
 
 # %% ../../nbs/interface/55_weights.ipynb #6aaa45d6
 import argparse
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -46,8 +44,8 @@ def read_official(
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as e:
-        raise CheckpointError(f"is damaged, or holds more than tensors and plain values: {str(e).splitlines()[0]}", file=path,
+    except Exception as e:  # torch's unpickler has a dozen ways to fail on bytes that are none of its own
+        raise CheckpointError(f"is damaged, or holds more than tensors and plain values: {(str(e) or type(e).__name__).splitlines()[0]}", file=path,
                               remedy="download it again; if its checksum is right, do not load it any other way") from e
     while isinstance(found, Mapping) and (root := next((r for r in ROOTS if isinstance(found.get(r), Mapping)), None)):
         found = found[root]
