@@ -1,0 +1,392 @@
+"""The sweep: every run a table names exists, jobs are shared and resumed, what is stale is said, pages load anywhere."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from skelnb import settings
+from skelnb.errors import DataError, ParameterError
+from skelnb.files import read_json, write_json
+from skelnb.interface import sweep as module
+from skelnb.interface.pages import command, drawn, is_stale, leave, origins, remarks, results, shown_table, write_index, write_results
+from skelnb.interface.sweep import Profile, Sweep, begin, capped, code_of, graph, lease, load_profile, plan, pretraining, state
+from skelnb.interface.trials import METHODS, Pretraining, pretrain, trial
+from skelnb.reporting.papers import Plan, all_tables
+
+ROOT = Path(__file__).parents[1]
+TABLE = """
+paper: {paper}
+number: Table I
+title: An example
+source: none
+shows: What a test needs.
+draw: ablation
+defaults: {{pretrain: ntu60_xsub, data: ntu60_xsub}}
+columns:
+- {{key: linear, head: [linear], protocol: linear, metric: top1}}
+- {{key: loss, head: [loss], protocol: pretraining, metric: loss, unit: ""}}
+- {{key: rank, head: [rank], protocol: kappa, metric: kappa}}
+rows:
+- {{name: another, paper: [70.0, null, null]}}
+- {{name: untrained, ours: true, paper: [null, null, null], run: {{method: usdrl, encoder: random, columns: [linear]}}}}
+- {{name: USDRL, ours: true, paper: [80.0, 1.0, 2.0], run: {{method: usdrl}}}}
+- {{name: twice, ours: true, paper: [81.0, null, null], run: {{method: usdrl, stream: [joint, bone], columns: [linear]}}}}
+"""
+FIELDS = dict(dim=16, projection=16, projection_instance=16, frames=16, min_frames=12)
+SMALL = dict(size="tiny", view="usdrl", at_most=dict(dim=16), fit=dict(steps=2, batch=4), overrides=FIELDS)
+
+
+def make(folder, names=("usdrl",), **changes):
+    (folder / "reports" / "tables").mkdir(parents=True)
+    for paper in names:
+        (folder / "reports" / "tables" / f"{paper}_table01.yaml").write_text(TABLE.format(paper=paper))
+    store = dict(synthetic=dict(n=24, seed=1, noise=0.03, actions=("wave", "kick", "squat"), subjects=6, frames=(30, 40)))
+    fields = dict(name="demo", mark="stand-in", clips=("logistic", "1-NN"), stores={"a": store}, data={"ntu60_xsub": dict(learn="a", trimmed="a")},
+                  methods={"usdrl": SMALL}, protocols={"linear": dict(what="clips", read="logistic"), "pretraining": dict(what="pretraining")})
+    lab = replace(settings.load(ROOT), root=folder, runs=folder / "runs", reports=folder / "reports")
+    return Sweep(Profile(**fields | changes), lab)
+
+
+def run_all(sweep, jobs):
+    for run in sorted(jobs, key=lambda r: jobs[r]["kind"]):
+        order = read_json(sweep.work / f"{run}.json")
+        if order["kind"] == "pretrain":
+            pretrain(order["settings"], order["store"], order["out"], device="cpu")
+        else:
+            trial(order["settings"], order["store"], order["source"], order["out"], "cpu")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    "Two tables of the same rows, run."
+    sweep = make(tmp_path_factory.mktemp("sweep"), ("lode", "usdrl"))
+    made = graph(sweep)
+    run_all(sweep, made["jobs"])
+    return sweep, made
+
+
+# ---- what tables ask for ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["standin", "paper"])
+def test_every_run_a_table_names_is_a_valid_parameter_set(profile):
+    known = load_profile(profile, ROOT / "reports" / "profiles")
+    for name, table in all_tables(ROOT / "reports" / "tables").items():
+        for cell in (c for c in table.cells() if not c.skip and c.row.run.method):
+            for stream in cell.row.run.stream:
+                p = pretraining(known, cell.row.run, stream, 0)
+                assert p.method == cell.row.run.method and p.steps >= 1 and p.model, f"{name}, {cell.row.label}"
+            assert {d for d in (cell.column.data, cell.pretrain) if d} <= known.data.keys() | {""}, f"{name}: {cell.column.data} is not in {profile}"
+
+
+@pytest.mark.parametrize("profile", ["standin", "paper"])
+def test_settings_of_every_protocol_hold(profile):
+    known = load_profile(profile, ROOT / "reports" / "profiles")
+    for name, entry in known.protocols.items():
+        entry = module.protocol(known, name)
+        if entry["what"] in ("pretraining", "clips"):
+            continue
+        for method in METHODS:
+            row = Plan(method=method)
+            fields = module._settings_of(known, entry, row, pretraining(known, row, "joint", 0))
+            t = module.Trial("pretrained", pretraining(known, row, "joint", 0).to_dict(), entry["what"], **fields)
+            assert entry["what"] != "frames" or t.detection.tious
+
+
+def test_a_row_is_sized_and_capped():
+    p = Profile(name="x", methods={"actclr": dict(size="tiny", at_most=dict(queue=256, top_k=32), fit=dict(steps=20, batch=4))})
+    row = Plan(method="actclr", preset="cvpr", overrides=dict(queue=4096, anchor_eval=True), fit=dict(share=0.5, batch=8))
+    made = pretraining(p, row, "bone", 3)
+    assert (made.steps, made.batch, made.seed, made.preset) == (10, 8, 3, "tiny")
+    assert made.model.queue == 256 and made.model.top_k == 32 and made.model.stream == "bone" and made.model.width == 4  # size, cap, stream
+    assert made.model.form == "kl" and not made.model.adversarial  # the variant
+    assert capped(p, row) == {"queue": 4096, "top_k": 8192}
+    large = Profile(name="x", methods={"actclr": dict(preset="paper")})
+    assert pretraining(large, row, "joint", 0).model.queue == 4096 and capped(large, row) == {}
+
+
+@pytest.mark.parametrize("wrong, message", [(dict(data={"ntu61": {}}), "ntu60"), (dict(methods={"usdrl": dict(sizes="tiny")}), "size"),
+                                            (dict(methods={"usdrl": dict(size="tiny", fit=dict(stepps=3))}), "steps"),
+                                            (dict(data={"ntu60_xsub": dict(learn="b")}), "store 'b'"), (dict(protocols={"lnear": {}}), "linear")])
+def test_a_wrong_profile_is_told(wrong, message):
+    with pytest.raises((ParameterError, TypeError), match=message):
+        Profile(**dict(name="x", stores={"a": {}}) | wrong)
+
+
+def test_who_is_scored_is_not_learnt_from(tmp_path):
+    assert make(tmp_path).without("ntu60_xsub") == ("S03", "S06")
+
+
+def test_a_part_of_a_split_becomes_a_store_without_labels(tmp_path):
+    from skelnb.data.synthetic import make_store
+
+    whole = make_store(tmp_path / "whole", 12, seed=1, subjects=6)
+    part = module._part(whole, "split", "train", tmp_path)
+    assert len(part) == len(whole.split("split", "train")) and part.classes == () or not part.classes
+    assert not set(part.table.subject) & {"S03", "S06"} and module._part(whole, "split", "train", tmp_path).checksum == part.checksum
+
+
+# ---- jobs, states --------------------------------------------------------------------------------------------------------------------
+
+
+def test_tables_share_runs_and_protocols_share_trials(swept):
+    sweep, made = swept
+    assert made["tables"]["lode_table01"] == made["tables"]["usdrl_table01"]  # the same rows, the same folders
+    assert sorted(j["kind"] for j in made["jobs"].values()) == ["pretrain"] * 2 + ["trial"] * 3
+    needs = [j["needs"] for j in made["jobs"].values() if j["needs"]]
+    assert len(needs) == 2 and all(n in made["jobs"] for (n,) in needs)
+    before = {f: f.stat().st_mtime_ns for f in sweep.work.glob("*.json")}
+    assert graph(sweep) == made and {f: f.stat().st_mtime_ns for f in sweep.work.glob("*.json")} == before  # nothing is touched
+
+
+def test_seeds_are_for_headlines(tmp_path):
+    sweep = make(tmp_path, headline=dict(seeds=[0, 1], tables=["usdrl_table01"]))
+    assert sweep.profile.seeds_of("usdrl_table01", Plan(method="usdrl")) == (0, 1)
+    assert sweep.profile.seeds_of("usdrl_table01", Plan(method="usdrl", overrides=dict(xc=False))) == (0,)
+    assert sweep.profile.seeds_of("other", Plan(method="usdrl")) == (0,)
+
+
+def test_a_changed_notebook_makes_a_run_stale_and_changed_prose_does_not(tmp_path):
+    notebook, run = tmp_path / "n.ipynb", tmp_path / "run"
+    cell = lambda kind, text: {"cell_type": kind, "source": [text]}
+    notebook.write_text(json.dumps({"cells": [cell("code", "a = 1"), cell("markdown", "old")]}))
+    old = code_of(notebook)
+    assert state(run, old) == "missing"
+    begin(run, old)
+    write_json(run / "run.json", {})
+    assert state(run, old) == "partial"
+    write_json(run / "result.json", {})
+    notebook.write_text(json.dumps({"cells": [cell("code", "a = 1"), cell("markdown", "new")]}))
+    assert state(run, code_of(notebook)) == "done"
+    notebook.write_text(json.dumps({"cells": [cell("code", "a = 2")]}))
+    assert state(run, code_of(notebook)) == "stale"
+    begin(run, code_of(notebook))
+    assert state(run, code_of(notebook)) == "partial" and not (run / "result.json").exists()
+
+
+def test_a_failed_job_is_tried_again(swept):
+    sweep, made = swept
+    stamp = sweep.work / f"{min(made['jobs'])}.done"
+    write_json(stamp, {"ok": True, "seconds": 1})
+    graph(sweep)
+    assert stamp.exists()
+    write_json(stamp, {"ok": False, "error": "E"})
+    graph(sweep)
+    assert not stamp.exists()
+
+
+def test_gpus_are_lent_one_to_each_and_given_back(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = []
+
+    def work():
+        with lease(1, ["4", "7"], tmp_path) as mine:
+            seen.extend(mine)
+
+    with lease(1, ["4", "7"], tmp_path) as one, lease(1, ["4", "7"], tmp_path) as other:
+        assert (one, other, os.environ["CUDA_VISIBLE_DEVICES"]) == (["4"], ["7"], "7")
+        waiting = threading.Thread(target=work)
+        waiting.start()
+        time.sleep(0.3)
+        assert seen == []
+    waiting.join(5)
+    assert seen == ["4"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with lease(2, ["4", "7"], tmp_path) as both:
+        assert both == ["4", "7"] and os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    with pytest.raises(ParameterError, match="3 GPUs"), lease(3, ["4", "7"], tmp_path):
+        pass
+    with lease(1, [], tmp_path) as none:
+        assert none == []
+
+
+# ---- results and pages ---------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_the_runs(swept):
+    sweep, made = swept
+    frame = results(sweep, "usdrl_table01")
+    cell = lambda row, column: frame[(frame.row == row) & (frame.column == column)].iloc[0]
+    assert frame.state.value_counts().to_dict() == {"measured": 4, "printed": 7, "cannot": 1}
+    one = cell("USDRL", "linear")
+    assert one.value == pytest.approx(read_json(sweep.runs / one.runs / "result.json")["percent"]["logistic"], abs=1e-3) and one.low <= one.value <= one.high
+    assert one.labels == 16 and one.batch == 4 and one.seeds == 1 and one.selection == "last step" and one.paper == 80 and one.code
+    log = cell("USDRL", "loss")
+    assert log.value == pytest.approx(read_json(sweep.runs / log.runs / "result.json")["loss"])
+    assert len(cell("twice", "linear").runs.split()) == 2 and "kappa" in cell("USDRL", "rank").why
+
+
+def test_stand_in_data_is_unmistakable_and_has_no_colours(swept):
+    sweep, _ = swept
+    table, frame = sweep.table("usdrl_table01"), results(sweep, "usdrl_table01")
+    page = shown_table(sweep, table, frame).to_html()
+    assert "STAND-IN DATA" in page and page.count("here, stand-in") == 3 and "rgba(" not in page
+    real = make_real(sweep)
+    page = shown_table(real, table, frame).to_html()
+    assert "stand-in" not in page.lower() and "rgba(" in page
+    assert drawn(sweep, table, frame).alt and len(origins(sweep, table, frame)) == 3
+
+
+def make_real(sweep):
+    real = object.__new__(Sweep)
+    real.__dict__ = sweep.__dict__ | {"profile": replace(sweep.profile, mark="")}
+    return real
+
+
+def test_missing_numbers_name_their_command_and_old_pages_are_stale(swept, tmp_path):
+    sweep, made = swept
+    leave(sweep, "usdrl_table01", results(sweep, "usdrl_table01"))
+    assert not is_stale(sweep, "usdrl_table01")
+    one = next(r for r in made["jobs"] if r.startswith("clips-"))
+    shutil.move(sweep.runs / one, tmp_path / one)
+    try:
+        frame = results(sweep, "usdrl_table01")
+        assert (frame.state == "missing").sum() == 1 and is_stale(sweep, "usdrl_table01")
+        assert command(sweep, "usdrl_table01") in remarks(sweep, sweep.table("usdrl_table01"), frame)
+        write_json(sweep.work / f"{one}.done", {"ok": False, "error": "TrainingError: diverged"})
+        assert "diverged" in remarks(sweep, sweep.table("usdrl_table01"), results(sweep, "usdrl_table01"))
+    finally:
+        shutil.move(tmp_path / one, sweep.runs / one)
+        (sweep.work / f"{one}.done").unlink(missing_ok=True)
+
+
+def test_the_index_has_no_broken_links_and_results_hold_every_number(swept):
+    sweep, _ = swept
+    for name in sweep.tables:
+        leave(sweep, name, results(sweep, name))
+        (sweep.pages / f"{name}.html").write_text("<html></html>")
+    whole = pd.read_parquet(write_results(sweep.lab.reports))
+    assert len(whole) == 24 and whole.value.notna().sum() == 8 and set(whole.table) == set(sweep.tables)
+    index = write_index(sweep)
+    check_links(index)
+    assert "stand-in data" in index.read_text() and "4 of 5 numbers" in index.read_text()
+
+
+def check_links(page):
+    links = re.findall(r'(?:href|src)="([^"#]+)', page.read_text())
+    gone = [link for link in links if not re.match(r"data:|mailto:", link) and (re.match(r"https?:|//", link) or not (page.parent / link).exists())]
+    assert links and gone == [], f"{page.name} links to what is not there"
+
+
+def test_committed_pages_are_whole():
+    index = ROOT / "reports" / "index.html"
+    if not index.exists():
+        pytest.skip("no index yet")
+    check_links(index)
+
+
+def chromium():
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(chromium() is None, reason="no chromium")
+def test_a_page_loads_offline_without_a_complaint(swept, tmp_path):
+    sweep, _ = swept
+    pages = [write_index(sweep), *sorted((ROOT / "reports" / "standin").glob("*_table05.html"))[:1]]
+    for page in pages:
+        log = tmp_path / "log"
+        command = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * 0.0.0.0",
+                   f"--user-data-dir={tmp_path / 'user'}", "--dump-dom", page.as_uri()]
+        with open(log, "w") as err:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=err, text=True, timeout=60)
+        assert done.returncode == 0 and "</html>" in done.stdout
+        assert not re.findall(r".*(?:CONSOLE|ERR_|Failed to load).*", log.read_text()), page.name
+
+
+# ---- the plan ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_is_there_and_what_it_costs(swept, monkeypatch):
+    sweep, _ = swept
+    monkeypatch.setattr(module, "Sweep", lambda profile: sweep)
+    said = plan("usdrl_table01", "demo")
+    assert "pre-trainings  2, of which 2 done" in said and "trials         3, of which 3 done" in said
+    assert re.search(r"usdrl +2 runs, +16 clips at [\d,]+ a second \(from logs\)", said) and "does not measure 'kappa'" in said
+
+
+def test_a_plan_needs_no_recordings(tmp_path):
+    (tmp_path / "reports").mkdir()
+    for part in ("tables", "profiles"):
+        shutil.copytree(ROOT / "reports" / part, tmp_path / "reports" / part)
+    (tmp_path / "settings.ini").write_text("[paths]\ndata = data\n")
+    sweep = Sweep("paper", settings.load(tmp_path))
+    pre, tri, why = module._planned(sweep, ["lode_table05"])
+    assert pre and tri and not why
+    with pytest.raises(DataError, match="prepare"):
+        sweep.store(next(iter(sweep.profile.stores)))
+
+
+# ---- Snakemake -----------------------------------------------------------------------------------------------------------------------
+
+STUB = """
+import os, pathlib, sys, time
+job = pathlib.Path(sys.argv[1])
+with open(job.parent / "ran", "a") as f: f.write(job.stem + "\\n")
+if job.stem == "b-2" and not (job.parent / "free").exists():
+    time.sleep(60)
+job.with_suffix(".done").write_text("ok")
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_sweep_goes_on(tmp_path):
+    "Two jobs, killed in the second: asked again, the first is not repeated. A changed notebook then reruns exactly what depends on it."
+    pytest.importorskip("snakemake")
+    work = tmp_path / "work"
+    for folder in ("nbs", "work", "reports/tables", "reports/profiles"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("run_pretrain", "run_trial", "table"):
+        (tmp_path / "nbs" / f"{name}.ipynb").write_text(name)
+    (tmp_path / "stub.py").write_text(STUB)
+    for run in ("a-1", "b-2"):
+        (work / f"{run}.json").write_text("{}")
+    jobs = {"a-1": {"kind": "pretrain", "needs": []}, "b-2": {"kind": "trial", "needs": ["a-1"]}}
+    write_json(tmp_path / "graph.json", {"jobs": jobs, "tables": {}, "work": "work", "pages": "pages", "reports": "reports"})
+    call = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "reports" / "Snakefile"), "-d", str(tmp_path), "-c2", "--quiet", "all", "--rerun-incomplete",
+            "--rerun-triggers", "mtime", "input", "--nolock", "--config", "graph=graph.json", f"job={sys.executable} stub.py", "--", "work/b-2.done"]
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    ran = lambda: (work / "ran").read_text().split() if (work / "ran").exists() else []
+    process = subprocess.Popen(call, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        end = time.time() + 40
+        while "b-2" not in ran() and process.poll() is None and time.time() < end:
+            time.sleep(0.05)
+        assert ran() == ["a-1", "b-2"], process.poll() and process.stderr.read()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    (work / "free").touch()
+    done = subprocess.run(call, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ran() == ["a-1", "b-2", "b-2"] and (work / "b-2.done").exists()
+    now = time.time()
+    for age, files in ((90, [*work.glob("*.json"), *(tmp_path / "nbs").iterdir()]), (60, [work / "a-1.done"]), (30, [work / "b-2.done"])):
+        for file in files:
+            os.utime(file, (now - age,) * 2)
+    (tmp_path / "nbs" / "run_trial.ipynb").write_text("changed")
+    assert subprocess.run(call, env=env, capture_output=True).returncode == 0
+    assert ran() == ["a-1", "b-2", "b-2", "b-2"]
+
+
+def test_the_cluster_profile_is_one_that_snakemake_knows():
+    pytest.importorskip("snakemake")
+    said = yaml.safe_load((ROOT / "reports" / "profiles" / "slurm" / "config.yaml").read_text())
+    assert said["executor"] == "slurm" and "code" not in said["rerun-triggers"] and said["rerun-incomplete"]
+
+
+def test_two_processes_train_what_one_would_name():
+    "Another number of processes is not another run: the folder's name knows nothing of it."
+    assert "devices" not in Pretraining().to_dict()
