@@ -27,7 +27,10 @@ def store(raw):
 
 def test_words_are_the_same():
     for name, function in COMMANDS.items():
-        assert getattr(skelnb, name) is function
+        if name in ("embed", "segment", "find"):  # for recordings in Python, for paths on the command line
+            assert {"encoder", "clip"} & set(inspect.signature(getattr(skelnb, name)).parameters)
+        else:
+            assert getattr(skelnb, name) is function
         actions = {a.dest: a for a in _parser(function)._actions if a.dest != "help"}
         assert set(actions) == set(inspect.signature(function).parameters), name
         assert all(a.help for a in actions.values()), "a parameter without a comment has no help"

@@ -278,6 +278,14 @@ def test_a_moment_finds_itself(enc, tiny_store, with_encoder, span):
     assert len(found) < 2 or found.moments.similarity[1] < first.similarity
 
 
+def test_a_long_query_is_compared_at_even_steps(enc, tiny_store, monkeypatch):
+    monkeypatch.setattr(use, "nms", lambda start, *rest, **more: np.arange(len(start)))
+    found = use.find(use.part_of(tiny_store[5], 7, 67), tiny_store, enc, clips=range(6), stride=7, k=50)
+    m = found.moments
+    assert (m.recording[0], m.start[0]) == (5, 7) and m.similarity[0] > 0.99
+    assert set(m.end - m.start) == {4 * 7 + 32} and set(m.start % 7) == {0} and (np.diff(tiny_store.offsets)[m.recording] >= m.end).all()
+
+
 def test_moments_do_not_overlap_and_have_labels(enc, tiny_store, tmp_path):
     part = use.part_of(tiny_store[3], 0, 20)
     found = use.find(part, tiny_store, enc, k=20, index=tmp_path)
