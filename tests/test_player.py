@@ -10,9 +10,10 @@ import pytest
 from helpers_browser import browser, seen_by_browser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from skelnb.data.clip import Clip
-from skelnb.errors import DataError, ParameterError
+from skelnb.errors import DataError, ParameterError, SkelnbError
 from skelnb.reporting.player import ABSENT, Player, _lanes, _upright, pack, still, view_of, weight_scale
 from skelnb.topology import layout, layouts
 
@@ -222,6 +223,46 @@ def test_still_pictures_of_several_clips():
     root = ET.fromstring(still(player.views(), _lanes(player), player.classes))
     words = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
     assert words == ["<a>", "b", "uncertainty"] and len(root.findall("{http://www.w3.org/2000/svg}g")) == 2
+
+
+# ---- films -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_gif(tmp_path):
+    player = Player({"a": take(segments=[(0, 30, "wave")]), "b": take(M=2)}, weights={"a": RNG.random((60, 25))}, trails=[7], height=120)
+    gif = Image.open(player.save_gif(tmp_path / "a.gif", rate=15, part=(0, 0.5), width=201))
+    frames, durations = [], []
+    for k in range(gif.n_frames):
+        gif.seek(k)
+        frames.append(np.asarray(gif.convert("RGB")).astype(int))
+        durations.append(gif.info["duration"])
+    assert sum(durations) == 530 and set(durations) == {60, 70} and gif.info["loop"] == 0  # eight frames of 1/15 s, to the hundredth
+    assert frames[0].shape == (176, 200, 3) and (frames[0][0, 0] == 255).all()
+    assert (np.abs(frames[0] - frames[1]).sum(-1) > 100).sum() > 200  # it moves
+    below = [f[150:, 40:].copy() for f in frames[:2]]
+    assert (below[0] != below[1]).any(-1).mean() < 0.1  # the lane stands still but for the mark
+    with pytest.raises(ParameterError, match="at most 50"):
+        player.save_gif(tmp_path / "b.gif", rate=60)
+    with pytest.raises(ParameterError, match="part 1 to 3 s of 2.0 s"):
+        player.save_gif(tmp_path / "b.gif", part=(1, 3))
+    assert [f.name for f in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_mp4_needs_ffmpeg(tmp_path, monkeypatch):
+    player = Player(take(), height=100)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(SkelnbError, match="imageio-ffmpeg"):
+        player.save_mp4(tmp_path / "a.mp4")
+    program = tmp_path / "ffmpeg"  # keeps what it is sent
+    program.write_text('#!/bin/sh\nfor last; do :; done\n/bin/cat > "$last"\n')
+    program.chmod(0o755)
+    player.save_mp4(tmp_path / "a.mp4", rate=10, width=200)
+    assert (tmp_path / "a.mp4").stat().st_size == 20 * 200 * 134 * 3
+    program.write_text("#!/bin/sh\necho no libx264 >&2\nexit 1\n")
+    with pytest.raises(SkelnbError, match="no libx264"):
+        player.save_mp4(tmp_path / "b.mp4")
+    assert not (tmp_path / "b.mp4").exists()
 
 
 # ---- in a browser ------------------------------------------------------------------------------------------------------------------------

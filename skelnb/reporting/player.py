@@ -331,6 +331,16 @@ class Player:
         "The clips as they are drawn."
         return [view_of(c, title, w, self.trails, fps, self._layout) for (title, c), w, fps in zip(self.clips, self._weights, self._fps)]
 
+    def save_gif(self, path, **options):
+        "A GIF for slides and READMEs; `rate`, `part` (seconds), `width`, `colors` as in `reporting.video.save_gif`."
+        from skelnb.reporting.video import save_gif
+        return save_gif(self, path, **options)
+
+    def save_mp4(self, path, **options):
+        "A video, where ffmpeg is installed; `rate`, `part` (seconds), `width` as in `reporting.video.save_mp4`."
+        from skelnb.reporting.video import save_mp4
+        return save_mp4(self, path, **options)
+
     def _repr_html_(self) -> str:
         return player_html(self)
 
