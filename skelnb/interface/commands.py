@@ -227,6 +227,7 @@ def embed(
     rows: str = "windows",  # a row for each of the "windows", the "frames", or for the whole "clip"
     clip=None,  # name or number of the recording; None: all
     window: int = 0,  # frames in a window; 0: the encoder's
+    stride: int = 0,  # frames from one window to the next; 0: half a window
     short: str = "error",  # recordings shorter than a window: "error", or "pad"
     **options,  # of the format's reader
 ) -> Path | str:
@@ -235,7 +236,7 @@ def embed(
 
     enc = load(encoder)
     with _recordings(path, clip, options) as clips:
-        return _written([enc.embed(c, window=window, short=short) for c in clips], out, page, rows=rows)
+        return _written([enc.embed(c, window=window, stride=stride, short=short) for c in clips], out, page, rows=rows)
 
 # %% ../../nbs/interface/20_commands.ipynb #b7acb987
 def segment(

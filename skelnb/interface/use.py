@@ -289,15 +289,15 @@ def find(
 # %% ../../nbs/interface/60_use.ipynb #580f4345
 def similarity_picture(
     said: Embedding,
-    most: int = 150,  # frames shown, evenly spaced
+    most: int = 150,  # windows shown, evenly spaced
 ):  # reporting.plots.Plot
-    "Cosine of every frame with every other, the mean taken off: blocks are stretches in which much the same happens, parallels repetitions."
-    n = len(said.frames)
-    z = said.frames[np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))]
+    "Cosine of every window with every other, the mean taken off: blocks are stretches in which much the same happens, parallels repetitions."
+    n = len(said.windows)
+    z = said.windows[np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))]
     z = z - z.mean(0)
     z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
     with mpl.rc_context(plots.STYLE):
-        fig, end = plots.Plot(5.4, 4.6, f"similarity of the frames of {said.name} with each other"), n / said.fps
+        fig, end = plots.Plot(5.4, 4.6, f"similarity of the windows of {said.name} with each other"), len(said.frames) / said.fps
         ax = fig.subplots()
         image = ax.imshow(z @ z.T, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", extent=(0, end, end, 0))
         ax.set(xlabel="seconds", ylabel="seconds")
