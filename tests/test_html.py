@@ -106,8 +106,9 @@ def test_code_and_streams(tmp_path):
     noise, kept = v4.new_output("stream", text="noise"), v4.new_output("stream", text="kept")
     cells = [code("#| export\nvisible()", noise), code("#| hide\nsecret()", shown({"text/plain": "hidden"})),
              code("2", kept, tags=["show-stream"]), code("#| hide_input\nnotcode()", shown({"text/plain": "butthis"})),
-             code("seed = 3", tags=["injected-parameters"])]
+             code("seed = 3", tags=["injected-parameters"]), code("lesson()", tags=["show-code"])]
     text = page(tmp_path, *cells)
+    assert re.search(r'<details class="code" open(="")?>(?:(?!</details>).)*lesson', text, re.S) and text.count('class="code" open') == 1
     assert "visible" in text and "#| export" not in text and "noise" not in text and "kept" in text
     assert "secret" not in text and "hidden" not in text.split("</style>", 1)[1] and "notcode" not in text and "butthis" in text
     assert "<summary>parameters of this run</summary>" in text

@@ -128,7 +128,7 @@ def prepare_cells(
         text, label = _shown_code(cell)
         hidden = bool(re.search(r"^#\|\s*hide\s*$", cell.source, re.M)) and all(o.output_type != "error" for o in cell.outputs)
         shown = code and not re.search(r"^#\|\s*(hide_input|echo:\s*false)\s*$", cell.source, re.M)
-        cell.metadata["report"] = {"hidden": hidden, "code": text if shown else "", "label": label}
+        cell.metadata["report"] = {"hidden": hidden, "code": text if shown else "", "label": label, "open": "show-code" in cell.metadata.get("tags", [])}
     return title
 
 # %% ../../nbs/reporting/40_html.ipynb #4b29a96c
