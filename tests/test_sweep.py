@@ -37,7 +37,7 @@ defaults: {{pretrain: ntu60_xsub, data: ntu60_xsub}}
 columns:
 - {{key: linear, head: [linear], protocol: linear, metric: top1}}
 - {{key: loss, head: [loss], protocol: pretraining, metric: loss, unit: ""}}
-- {{key: rank, head: [rank], protocol: kappa, metric: kappa}}
+- {{key: rank, head: [rank], protocol: unsupervised, metric: acc}}
 rows:
 - {{name: another, paper: [70.0, null, null]}}
 - {{name: untrained, ours: true, paper: [null, null, null], run: {{method: usdrl, encoder: random, columns: [linear]}}}}
@@ -96,7 +96,7 @@ def test_settings_of_every_protocol_hold(profile):
     known = load_profile(profile, ROOT / "reports" / "profiles")
     for name, entry in known.protocols.items():
         entry = module.protocol(known, name)
-        if entry["what"] in ("pretraining", "clips"):
+        if entry["what"] in ("pretraining", "clips", "probe"):
             continue
         for method in METHODS:
             row = Plan(method=method)
@@ -226,7 +226,7 @@ def test_numbers_are_those_of_the_runs(swept):
     assert one.labels == 16 and one.batch == 4 and one.seeds == 1 and one.selection == "last step" and one.paper == 80 and one.code
     log = cell("USDRL", "loss")
     assert log.value == pytest.approx(read_json(sweep.runs / log.runs / "result.json")["loss"])
-    assert len(cell("twice", "linear").runs.split()) == 2 and "kappa" in cell("USDRL", "rank").why
+    assert len(cell("twice", "linear").runs.split()) == 2 and "unsupervised" in cell("USDRL", "rank").why
 
 
 def test_stand_in_data_is_unmistakable_and_has_no_colours(swept):
@@ -314,7 +314,7 @@ def test_a_plan_says_what_is_there_and_what_it_costs(swept, monkeypatch):
     monkeypatch.setattr(module, "Sweep", lambda profile: sweep)
     said = plan("usdrl_table01", "demo")
     assert "pre-trainings  2, of which 2 done" in said and "trials         3, of which 3 done" in said
-    assert re.search(r"usdrl +2 runs, +16 clips at [\d,]+ a second \(from logs\)", said) and "does not measure 'kappa'" in said
+    assert re.search(r"usdrl +2 runs, +16 clips at [\d,]+ a second \(from logs\)", said) and "does not measure 'unsupervised'" in said
 
 
 def test_a_plan_needs_no_recordings(tmp_path):

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'NOT_THERE', 'PAPER_NAMES', 'key_of', 'cost_of', 'measured_cost', 'results', 'shown_table', 'drawn',
-           'origins', 'remarks', 'command', 'trace_of', 'leave', 'is_stale', 'write_results', 'write_index', 'main']
+           'origins', 'remarks', 'command', 'trace_of', 'leave', 'is_stale', 'write_results', 'write_index',
+           'write_page', 'main']
 
 # %% ../../nbs/interface/46_pages.ipynb #38f615e8
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,9 +28,11 @@ from ..evaluation.events import event_maps
 from ..evaluation.fusion import fuse
 from ..evaluation.protocols import FrameMeasures, Measures
 from ..files import atomic_file, fingerprint, read_json, write_json
+from .probes import PROBES
 from .sweep import NOTEBOOKS, Job, Sweep, capped, code_of, folder_of, jobs_of, protocol, state
 from .tables import table_of
-from .trials import METHODS, Trial, collect
+from .trials import METHODS, Pretraining, Trial, collect, load_encoder
+from ..reporting.html import render
 from ..reporting.papers import Cell, PaperTable, decimals
 from ..reporting.plots import Plot
 from ..reporting.runs import Run, commit
@@ -160,7 +164,8 @@ def _measured(sweep: Sweep, name: str, cell: Cell) -> dict:
         if cell.column.protocol == "efficiency":
             return line | {"value": measured_cost(sweep, cell), "state": "measured", "selection": "", "commit": (commit()[0] or "none")[:10]}
         jobs = {seed: jobs_of(sweep, cell, seed) for seed in sweep.profile.seeds_of(name, plan)}
-        return line | _from_runs(sweep, cell, jobs)
+        probe = protocol(sweep.profile, cell.column.protocol)["what"] == "probe"
+        return line | (_probed(sweep, cell, jobs) if probe else _from_runs(sweep, cell, jobs))
     except SkelnbError as e:
         return line | {"state": "cannot", "why": e.what}
 
@@ -190,6 +195,29 @@ def _from_runs(sweep: Sweep, cell: Cell, jobs: dict[int, dict]) -> dict:
     return line | _origin(sweep, every[0], runs) | {"seeds": len(there), "state": "stale" if stale else "measured"}
 
 
+def _probed(sweep: Sweep, cell: Cell, jobs: dict[int, dict]) -> dict:
+    "Ask the encoders themselves; what they said is kept."
+    plan, entry, values, runs = cell.row.run, sweep.profile.data[cell.column.data], [], []
+    store = sweep.store(entry.get("trimmed") or entry["untrimmed"])
+    for job in (j for made in jobs.values() for j in made.values()):
+        folder = folder_of(sweep, job) if job.kind == "pretrain" else None
+        if folder and state(folder, "") != "done":
+            return {"jobs": folder.name} | _missing(sweep, [folder.name])
+        split = entry.get("split", "split")
+        asked = {"probe": cell.column.protocol, "encoder": folder.name if folder else job.settings, "about": plan.overrides, "split": split}
+        run = Run.create(sweep.runs, asked, "probe", store.checksum)
+        if not run.done:
+            p = Pretraining.from_dict(job.settings)
+            method = load_encoder(folder) if folder else p.make()
+            run.finish(PROBES[cell.column.protocol](method, store, split, plan.overrides))
+        if cell.column.metric not in run.result():
+            raise ParameterError(f"{cell.column.metric} is undefined for these clips, or not measured by the sweep", remedy="see the notebook of the method")
+        values.append(run.result()[cell.column.metric])
+        runs.append(run)
+    made = {"value": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else np.nan, "seeds": len(values), "state": "measured"}
+    return _origin(sweep, job, runs) | {"stores": store.path.name.rsplit("-", 1)[0]} | made
+
+
 def _missing(sweep: Sweep, runs: list[str]) -> dict:
     "Not run yet, or tried and failed."
     for run in runs:
@@ -201,7 +229,7 @@ def _missing(sweep: Sweep, runs: list[str]) -> dict:
 
 def _origin(sweep: Sweep, job: Job, runs: list[Run]) -> dict:
     "Labels seen, batch, code and dates."
-    p = job.settings if job.kind == "pretrain" else job.settings["pretraining"]
+    p = job.settings["pretraining"] if job.kind == "trial" else job.settings if job.kind == "pretrain" else {}
     every = lambda values: " ".join(sorted(set(values)))
     made = {"stores": job.store, "runs": " ".join(r.folder.name for r in runs), "commit": every((r.info["commit"] or "none")[:10] for r in runs),
             "dirty": any(r.info["dirty"] for r in runs), "code": every(r.info["code"] for r in runs), "started": max(r.info["started"] for r in runs)[:16]}
@@ -427,10 +455,26 @@ def write_index(sweep: Sweep) -> Path:
     return sweep.lab.reports / "index.html"
 
 # %% ../../nbs/interface/46_pages.ipynb #a1a20dd2
+def write_page(
+    notebook,  # nbs/table.ipynb as papermill executed it
+    out,  # .html
+) -> Path:
+    "The page of a table: that notebook under the table's own title, without what is the same on all pages."
+    nb = read_json(notebook)
+    given = nb["metadata"]["papermill"]["parameters"]
+    sweep = Sweep(given.get("profile", "standin"))
+    table, mark = sweep.table(given["table"]), sweep.profile.mark
+    prose = [i for i, c in enumerate(nb["cells"]) if c["cell_type"] == "markdown"]
+    nb["cells"][prose[0]]["source"] = f"# {PAPER_NAMES[table.paper]}, {table.number}: {table.title}{f' ({mark} data)' if mark else ''}\n\n> {table.shows}"
+    del nb["cells"][prose[1]]
+    with tempfile.TemporaryDirectory() as folder:
+        return render(write_json(Path(folder) / Path(notebook).name, nb), out, code=False)
+
+
 def main(arguments: Sequence[str]) -> int:  # exit status
-    "`python -m skelnb.interface.pages PROFILE`: write index and results."
+    "`python -m skelnb.interface.pages PROFILE`: write index and results; `... NOTEBOOK PAGE`: write the page of a table."
     try:
-        print(write_results(write_index(Sweep(*arguments[:1] or ["standin"])).parent))
+        print(write_page(*arguments) if len(arguments) == 2 else write_results(write_index(Sweep(*arguments[:1] or ["standin"])).parent))
     except SkelnbError as e:
         print(e, file=sys.stderr)
         return 2

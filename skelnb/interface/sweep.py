@@ -231,7 +231,7 @@ def _part(store: SkeletonStore, column: str, part: str, shelf: Path) -> Skeleton
 class Job:
     """A pre-training or a trial; or, of a protocol that is measured on the page, neither."""
 
-    kind: str  # "pretrain" or "trial"
+    kind: str  # "pretrain" or "trial"; "untrained": the page makes the encoder itself
     settings: dict  # fields of `Pretraining` or `Trial`
     store: str  # name in the profile: learnt from, or measured on
     source: str  # name in the profile: learnt from
@@ -288,12 +288,14 @@ def _job(sweep: Sweep, entry: dict, plan: Plan, data: str, stream: str, learn: s
     if plan.encoder == "pretrained":
         p = pretraining(profile, plan, stream, seed, sweep.without(learn))
         source = profile.data[learn]["learn"]
-        if entry["what"] == "pretraining":
+        if entry["what"] in ("pretraining", "probe"):
             return Job("pretrain", p.to_dict(), source, source)
     elif plan.encoder == "random":
         p = pretraining(profile, plan, stream, seed)
-    if entry["what"] == "pretraining":
-        raise ParameterError("what is not trained has no training log", remedy="choose a pre-trained row")
+        if entry["what"] == "probe":
+            return Job("untrained", p.to_dict(), "", "")
+    if entry["what"] in ("pretraining", "probe"):
+        raise ParameterError("there is no encoder, or no training log", remedy="choose a pre-trained row")
     where = profile.data[data].get("untrimmed" if entry["what"] == "frames" else "trimmed")
     if not where:
         raise ParameterError(f"the profile {profile.name} has no {'un' * (entry['what'] == 'frames')}trimmed recordings for {data}", remedy="add a store")
@@ -316,7 +318,7 @@ def folder_of(sweep: Sweep, job: Job) -> Path:
 
 def needed_by(job: Job) -> list[Job]:
     "The pre-training that a trial needs."
-    if job.kind == "pretrain" or job.settings["encoder"] != "pretrained":
+    if job.kind != "trial" or job.settings["encoder"] != "pretrained":
         return []
     return [Job("pretrain", job.settings["pretraining"], job.source, job.source)]
 
@@ -380,7 +382,8 @@ def table_jobs(sweep: Sweep, name: str) -> dict[str, Job]:  # by folder name, pr
         try:
             for job in jobs_of(sweep, cell, seed).values():
                 for j in (*needed_by(job), job):
-                    made[folder_of(sweep, j).name] = j
+                    if j.kind != "untrained":
+                        made[folder_of(sweep, j).name] = j
         except SkelnbError:
             continue  # the page says why
     return made
@@ -501,7 +504,7 @@ def _planned(sweep: Sweep, names: Sequence[str]) -> tuple[dict, dict, list[str]]
         for cell, seed in cells_of(sweep, name):
             try:
                 for job in jobs_of(sweep, cell, seed).values():
-                    for j in (*needed_by(job), job):
+                    for j in (j for j in (*needed_by(job), job) if j.kind != "untrained"):
                         (pre if j.kind == "pretrain" else tri)[fingerprint([j.settings, j.store, j.source])] = j
             except ParameterError as e:
                 why.append(f"{name}, {cell.row.label}, {cell.column.key}: {e.what}")
