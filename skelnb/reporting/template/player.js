@@ -155,7 +155,7 @@
     root.append(box);
 
     function draw() {
-      const ink = getComputedStyle(root).color, dark = ink.match(/\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0) > 384;
+      const ink = getComputedStyle(root).color, dark = (ink.match(/\d+/g) || []).slice(0, 3).reduce((a, b) => a + +b, 0) > 384;
       for (const { draw } of stages) draw(time, view, ink, dark);
       if (legend) scale.style.background = `linear-gradient(90deg, ${[0, 127, 255].map(heat(dark))})`;
       slider.value = time;
