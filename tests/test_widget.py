@@ -69,6 +69,8 @@ def test_a_plot_follows():
     assert box.children[1].value == "c0, wave 9"
     w.clip = 1
     assert box.children[1].value == "c1, wave 0"
+    bundle = box._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle and "c1, wave 0" in bundle["text/html"] and "skelnb-player" in bundle["text/html"]
     with pytest.raises(ParameterError, match="int shows itself neither"):
         follow(w, lambda player, frame: 3)
 

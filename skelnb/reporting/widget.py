@@ -151,6 +151,10 @@ def follow(
         return _Beside(widget._repr_html_(), first)
     from ipywidgets import HTML as Html, HBox, Layout
 
+    class Linked(HBox):
+        def _repr_mimebundle_(self, **options):  # a report has no kernel: it shows what is shown now
+            return {**super()._repr_mimebundle_(**options), "text/html": _Beside(player_html(widget.player), plot.value)._repr_html_()}
+
     plot = Html(first, layout=Layout(flex="1 1 20rem"))
     widget.layout.flex = "1 1 20rem"
 
@@ -158,4 +162,4 @@ def follow(
         plot.value = _as_html(draw(widget.player, widget.frame))
 
     widget.observe(redraw, ["frame", "clip"])
-    return HBox([widget, plot], layout=Layout(flex_flow="row wrap"))
+    return Linked([widget, plot], layout=Layout(flex_flow="row wrap"))
