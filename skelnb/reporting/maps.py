@@ -209,7 +209,7 @@ class Comparison:
         texts = shown.map(lambda v: f"{v:.1f}" if isinstance(v, float) else escape(str(v).replace("_", " ")))
         texts["start"] = [f'<button type="button" data-at="{a:.3f}">{t} s</button>' for a, t in zip(shown.start, texts.start)]
         left = len(self.table) - len(shown)
-        note = f"<p>{left} shorter disagreements are not listed.</p>" if left else ""
+        note = f"<p>Not listed: {left} shorter.</p>" if left else ""
         table = texts.to_html(escape=False, index=False, border=0) if len(texts) else ""
         inside = f"<style>{_COMPARE}</style>{player_html(self.player)}<p>{escape(self.words)}</p>{table}{note}"
         return f'<div class="skelnb-compare">{inside}</div><script>{_SEEK}</script>'

@@ -156,7 +156,7 @@ def save_gif(
     sample = next(video_frames(player, rate, ((start + end) / 2, end), width))
     palette = Image.fromarray(sample).quantize(colors, dither=Image.Dither.NONE)
     table = np.array(palette.getpalette()).reshape(-1, 3)
-    palette.putpalette(np.where(table.min(1, keepdims=True) > 248, 255, table).ravel().tolist())  # the ground is white, not nearly white
+    palette.putpalette(np.where(table.min(1, keepdims=True) > 238, 255, table).ravel().tolist())  # the ground is white, not nearly white
     first, *others = (Image.fromarray(p).quantize(palette=palette, dither=Image.Dither.NONE) for p in chain([one], pictures))
     ends = np.rint(np.arange(len(others) + 2) * 100 / rate).astype(int)
     with atomic_file(path) as file:
