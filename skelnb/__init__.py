@@ -10,7 +10,7 @@ _PLACES = {
     "data.clip": ("Clip", "Segment"),
     "data.store": ("SkeletonStore",),
     "data.pose": ("read_pose",),
-    "interface.commands": ("prepare", "doctor", "convert", "info", "forge"),
+    "interface.commands": ("prepare", "doctor", "convert", "info", "forge", "plan"),
     "interface.encoder": ("Encoder", "load", "embed"),
     "interface.use": ("segment", "find"),
     "interface.weights": ("convert_official", "push_to_hub"),

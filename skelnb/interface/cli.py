@@ -20,7 +20,7 @@ from ..errors import ParameterError, SkelnbError
 from . import commands
 
 # %% ../../nbs/interface/30_cli.ipynb #6f39c939
-_WORDS = ("prepare", "doctor", "convert", "info", "forge", "embed", "segment", "find")
+_WORDS = ("prepare", "doctor", "convert", "info", "forge", "embed", "segment", "find", "plan")
 COMMANDS = {word: getattr(commands, word) for word in _WORDS}
 
 

@@ -295,7 +295,7 @@ def find(
 
 # %% ../../nbs/interface/20_commands.ipynb #e5ba736f
 def plan(
-    table: str = "all",  # name of a file in reports/tables, "lode_table05", or all
+    table: str,  # name of a file in reports/tables, "lode_table05", or all
     *,
     profile: str = "paper",  # on which recordings and how large: a file in reports/profiles
     measure: bool = False,  # time a few training steps of each method on this machine
