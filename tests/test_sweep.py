@@ -22,7 +22,7 @@ from skelnb.files import read_json, write_json
 from skelnb.interface import sweep as module
 from skelnb.interface.pages import command, drawn, is_stale, leave, origins, remarks, results, shown_table, write_index, write_results
 from skelnb.interface.sweep import Profile, Sweep, begin, capped, code_of, graph, lease, load_profile, plan, pretraining, state
-from skelnb.interface.trials import METHODS, Pretraining, pretrain, trial
+from skelnb.interface.trials import METHODS, pretrain, trial
 from skelnb.reporting.papers import Plan, all_tables
 
 ROOT = Path(__file__).parents[1]
@@ -387,6 +387,17 @@ def test_the_cluster_profile_is_one_that_snakemake_knows():
     assert said["executor"] == "slurm" and "code" not in said["rerun-triggers"] and said["rerun-incomplete"]
 
 
-def test_two_processes_train_what_one_would_name():
-    "Another number of processes is not another run: the folder's name knows nothing of it."
-    assert "devices" not in Pretraining().to_dict()
+@pytest.mark.timeout(600)
+def test_two_processes_train_together_from_the_run_notebook(tmp_path):
+    "papermill, from whose kernel torchrun starts two processes; the run is the one that a single process would make."
+    small = tmp_path / "settings.yaml"
+    fields = FIELDS | dict(projection=16)
+    small.write_text(yaml.safe_dump({"settings": dict(method="usdrl", preset="tiny", steps=2, batch=4, length=24, overrides=fields)}))
+    call = [sys.executable, "-m", "papermill", "nbs/run_pretrain.ipynb", str(tmp_path / "report.ipynb"), "--no-progress-bar"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    call += ["-f", str(small), "-p", "devices", "2", "-p", "out", str(tmp_path / "work")]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run, = (tmp_path / "work").glob("usdrl-*")
+    assert read_json(run / "result.json")["step"] == 2 and "devices" not in read_json(run / "run.json")["settings"]
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
