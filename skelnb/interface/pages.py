@@ -26,7 +26,7 @@ from ..evaluation.detection import FrameOutcome
 from ..evaluation.efficiency import count_macs, params, peak_memory, throughput
 from ..evaluation.events import event_maps
 from ..evaluation.fusion import fuse
-from ..evaluation.protocols import FrameMeasures, Measures
+from ..evaluation.protocols import FrameMeasures, Measures, score_intervals
 from ..files import atomic_file, fingerprint, read_json, write_json
 from .probes import PROBES
 from .sweep import NOTEBOOKS, Job, Sweep, capped, code_of, folder_of, jobs_of, protocol, state
@@ -86,7 +86,7 @@ def _collected(sweep: Sweep, jobs: dict[int, dict], data: str, key: str, method:
     made = {"value": float(np.mean(by_seed)), "sd": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else np.nan}
     measures = FrameMeasures({"it": cells})
     if key.startswith("map_a@"):
-        made |= measures.intervals(_frame_score(key), draws=200).loc["it", ["low", "high", "over"]].to_dict()
+        made |= score_intervals(measures, _frame_score(key), draws=200).loc["it", ["low", "high", "over"]].to_dict()
     elif key.startswith(("acc ", "frame_acc ")):
         made |= measures.accuracy().loc["it", ["low", "high", "over"]].to_dict()
     return made
