@@ -229,6 +229,31 @@ def test_numbers_are_those_of_the_runs(swept):
     assert len(cell("twice", "linear").runs.split()) == 2 and "unsupervised" in cell("USDRL", "rank").why
 
 
+EVENTS = """
+paper: lode
+number: Table II
+title: Events
+source: none
+shows: What a test needs.
+defaults: {data: pku1_xsub, protocol: detection_linear}
+columns:
+- {key: det, head: [mAP], metric: map_a@0.1}
+rows:
+- {name: raw coordinates, ours: true, paper: [50.0], run: {encoder: raw}}
+"""
+
+
+def test_numbers_of_events_come_with_an_interval_over_people(tmp_path):
+    takes = dict(synthetic=dict(n=12, seed=2, untrimmed=True, segments=(2, 2), actions=("wave", "kick"), subjects=6))
+    entry = dict(what="frames", read="{metric} activity official", preset="lode", settings=dict(decoders=["activity"], tious=[0.1], overrides=dict(epochs=3)))
+    sweep = make(tmp_path, (), stores={"b": takes}, data={"pku1_xsub": dict(untrimmed="b")}, protocols={"detection_linear": entry})
+    (tmp_path / "reports" / "tables" / "lode_table02.yaml").write_text(EVENTS)
+    run_all(sweep, graph(sweep)["jobs"])
+    one = results(sweep, "lode_table02").iloc[0]
+    assert one.value == pytest.approx(read_json(sweep.runs / one.runs / "result.json")["percent"]["map_a@0.1 activity official"])
+    assert one.state == "measured" and one.low <= one.high and one.over == "2 people" and one.labels == 8
+
+
 def test_stand_in_data_is_unmistakable_and_has_no_colours(swept):
     sweep, _ = swept
     table, frame = sweep.table("usdrl_table01"), results(sweep, "usdrl_table01")
