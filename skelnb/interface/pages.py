@@ -194,7 +194,7 @@ def _from_runs(sweep: Sweep, cell: Cell, jobs: dict[int, dict]) -> dict:
     stale = any(states[f.name] == "stale" for f in folders.values())
     return line | _origin(sweep, every[0], runs) | {"seeds": len(there), "state": "stale" if stale else "measured"}
 
-
+# %% ../../nbs/interface/46_pages.ipynb #7595e3bc
 def _probed(sweep: Sweep, cell: Cell, jobs: dict[int, dict]) -> dict:
     "Ask the encoders themselves; what they said is kept."
     plan, entry, values, runs = cell.row.run, sweep.profile.data[cell.column.data], [], []
