@@ -1,5 +1,6 @@
 """The run and tutorial notebooks as a user meets them: papermill at their defaults, then a page; and what is said of a parameter that does not exist."""
 
+import ast
 import json
 import os
 import re
@@ -73,13 +74,24 @@ def test_a_run_at_its_defaults_becomes_a_report(notebook, tmp_path):
     assert len(made) and made.done.all()
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("params, message", [({"stepps": 3}, r"no such parameter: stepps\n.*did you mean steps for stepps\?"),
                                              ({"steps": "abc"}, r"parameter steps = 'abc' is not int")], ids=["misspelt", "ill-typed"])
-def test_a_wrong_parameter_stops_in_the_first_cells(notebook, params, message, tmp_path):
-    done = papermill(notebook, tmp_path / "report.ipynb", **params)
+def test_a_wrong_parameter_stops_in_the_first_cells(params, message, tmp_path):
+    done = papermill(ROOT / "nbs/run_lode.ipynb", tmp_path / "report.ipynb", **params)
     assert done.returncode != 0 and re.search(message, done.stderr), done.stderr[-3000:]
     ran = [c["execution_count"] is not None for c in code_cells(tmp_path / "report.ipynb")]
     assert 1 <= sum(ran) <= 4 and not any(ran[sum(ran):]) and not (tmp_path / "work").exists()
     text = render(tmp_path / "report.ipynb").read_text()
     assert "This run failed." in text and "ParameterError" in text
+
+
+@pytest.mark.parametrize("notebook", [*NOTEBOOKS, ROOT / "nbs/table.ipynb"], ids=lambda p: p.stem)
+def test_parameters_are_checked_before_anything_else(notebook):
+    "So that the one above holds for all of them."
+    before, parameters, check = code_cells(notebook)[:3]
+    source = ["".join(c["source"]).strip() for c in (before, parameters, check)]
+    assert source[0] == "from skelnb.reporting.runs import check_params\n\n_before = set(globals())" and source[2] == "p = check_params(globals(), _before)"
+    assert "parameters" in parameters["metadata"]["tags"]
+    lines = source[1].splitlines()
+    for node in ast.parse(source[1]).body:
+        assert isinstance(node, ast.AnnAssign) and "  # " in lines[node.end_lineno - 1], "a parameter has a type and a comment"
