@@ -113,7 +113,7 @@ class Block(nn.Module):
         y = self.dropout(self.norm2(self.temporal(y)))
         if self.shortcut is None:
             return F.relu(y)
-        # steps are left out before the convolution: strided 1 x 1 ones of few channels, channels last, write outside their memory in PyTorch 2.13's backward on CPUs
+        # steps are left out first: strided 1 x 1 convolutions of few channels, channels last, write outside their memory in PyTorch 2.13's backward
         return F.relu(y + self.shortcut(x[:, :, ::self.temporal.stride[0]]))
 
 # %% ../../nbs/backbones/30_stgcn.ipynb #fee435f1
