@@ -64,6 +64,8 @@ class Positions(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention: each token takes what it needs from all others."""
 
+    contract = True  # may a single head multiply its weights first? Switched off where the textbook's products are counted
+
     def __init__(
         self,
         dim: int,  # D
@@ -77,7 +79,7 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, k, D) -> (n, k, D)
-        if self.heads == 1 and not torch.compiler.is_compiling() and x.shape[:-1].numel() >= 2 * x.shape[-1]:
+        if self.heads == 1 and self.contract and not torch.compiler.is_compiling() and x.shape[:-1].numel() >= 2 * x.shape[-1]:
             return self._contracted(x)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))

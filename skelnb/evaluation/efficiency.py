@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -25,6 +25,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..backbones.vit import Attention
 from ..errors import DataError, ParameterError
 from ..transforms.spatial import present
 
@@ -143,6 +144,16 @@ class _Counter(_Watch):
             self.add(kind, formula(out, *args, **kwargs))
         elif _is_heavy(plain):
             self.uncounted[plain] = self.uncounted.get(plain, 0) + 1
+
+
+@contextmanager
+def _textbook():
+    "One head with its four matrices a token, as papers count it, even where ours would contract them."
+    before, Attention.contract = Attention.contract, False
+    try:
+        yield
+    finally:
+        Attention.contract = before
 
 
 class _WholeAttention(TorchFunctionMode):
@@ -269,7 +280,7 @@ def count_macs(
         stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []))
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it would take seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for context in (*modules.hooks(), _WholeAttention(counter), counter):
+        for context in (_textbook(), *modules.hooks(), _WholeAttention(counter), counter):
             stack.enter_context(context)
         model(*inputs)
     if counter.uncounted:
