@@ -1719,6 +1719,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'skelnb/evaluation/efficiency.py'),
                                               'skelnb.evaluation.efficiency._tensors': ( 'evaluation/efficiency.html#_tensors',
                                                                                          'skelnb/evaluation/efficiency.py'),
+                                              'skelnb.evaluation.efficiency._textbook': ( 'evaluation/efficiency.html#_textbook',
+                                                                                          'skelnb/evaluation/efficiency.py'),
                                               'skelnb.evaluation.efficiency.count_macs': ( 'evaluation/efficiency.html#count_macs',
                                                                                            'skelnb/evaluation/efficiency.py'),
                                               'skelnb.evaluation.efficiency.efficiency_table': ( 'evaluation/efficiency.html#efficiency_table',
