@@ -206,10 +206,11 @@ def flip(
     negate_x: bool = False,  # False: exchange the names only (ActCLR); True: a mirror image (SLiM)
 ) -> Tensor:  # (N, C, T, V, M)
     "Exchange left and right: ActCLR's id 1, SLiM's mirror."
-    swap = torch.as_tensor(_layout_of(x, layout).swap, device=x.device)
+    swap, persons = torch.as_tensor(_layout_of(x, layout).swap, device=x.device), x.shape[4]
+    place = (persons * swap[:, None] + torch.arange(persons, device=x.device)).flatten()  # joint and person are one axis in memory
 
     def change(clips):
-        flipped = clips.index_select(3, swap)
+        flipped = clips.flatten(3).index_select(3, place).view_as(clips)
         return torch.cat([-flipped[:, :1], flipped[:, 1:]], 1) if negate_x else flipped
 
     return _sometimes(x, change, draws, p, elsewhere=not negate_x)
