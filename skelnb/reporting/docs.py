@@ -125,7 +125,7 @@ def link_targets(
     targets = {name: urls[0] for name, urls in owners.items() if len(urls) == 1}
     targets |= {f"{n.module.split('.')[-1]}.{n.name}": n.url for n in names if n.public}
     for p in pages:
-        place = "/".join(p.file.parts[-2 if p.floor in p.file.parent.name.split() else -1:])
+        place = "/".join(p.file.parts[-2 if p.floor == p.file.parent.name else -1:])
         words = [place, place.removesuffix(".ipynb"), f"nbs/{place}", f"nbs/{place.removesuffix('.ipynb')}"]
         words += [p.module, f"skelnb.{p.module}", f"skelnb/{p.module.replace('.', '/')}.py"] if "." in p.module else [f"skelnb.{p.module}"] if p.module else []
         targets |= dict.fromkeys(words, p.url)
@@ -183,7 +183,7 @@ def search_entries(
             yield what, page.title, page.url + ("" if what == page.title else f"#{_slug(what)}"), re.sub(r"\s+", " ", body)[:600]
     for n in names:
         if n.public:
-            yield n.name + n.signature if not n.signature else n.name, f"skelnb.{n.module}", n.url, f"{n.signature} {n.about}".strip()
+            yield n.name, f"skelnb.{n.module}", n.url, f"{n.signature} {n.about}".strip()
 
 # %% ../../nbs/reporting/70_docs.ipynb #0ac31bc5
 def _menu(pages: Sequence[Page], url: str) -> str:
@@ -231,13 +231,11 @@ def render_page(
     report: str = "",  # address of the page that this notebook gave when it was run, from this page
 ) -> str:
     "A notebook as a page."
-    exported = [bool(re.search(r"^#\|\s*export", c.source, re.M)) for c in page.nb.cells]
-    sources = [c.source for c in page.nb.cells]
     prepare_cells(page.nb)
     for cell in page.nb.cells:
         if cell.cell_type == "code":
-            at = sources.index(cell.source)
-            cell.metadata["report"]["anchors"] = _defined(cell.source) if exported[at] else []
+            exported = re.search(r"^#\|\s*export", cell.source, re.M)
+            cell.metadata["report"]["anchors"] = _defined(cell.source) if exported else []
     foot = _neighbours(page, pages) + (f' · <a href="{report}">as it was run</a>' if report else "")
     html, _ = exporter.from_notebook_node(page.nb, {"metadata": {"name": page.file.stem, "path": ""}, "report": _resources(page, pages, foot)})
     return link_names(anchor_headings(html), page.url, targets)
