@@ -33,7 +33,7 @@ from ..files import atomic_file, atomic_folder, read_json
 from .trials import METHODS, WEIGHTS
 from ..methods.base import Method
 from ..topology import layout as find_layout
-from ..training.checkpoint import load_weights, save_weights
+from ..training.checkpoint import fill, load_weights, save_weights
 from ..transforms.streams import map_layout
 
 # %% ../../nbs/interface/50_encoder.ipynb #0539ada8
@@ -144,10 +144,11 @@ class Head(nn.Module):
 
     @classmethod
     def load(cls, path) -> "Head":
-        about = load_weights(path, method="head").meta
+        read = load_weights(path, method="head")
+        about = read.meta
         sizes, classes = about.pop("sizes"), about.pop("classes")
         probe = LinearProbe(sizes["inputs"], len(classes), sizes["context"], norm=sizes["norm"])
-        load_weights(path, probe, "head")
+        fill(probe, read, path)
         return cls(probe.eval(), classes, {k: v for k, v in about.items() if k not in ("method", "skelnb")})
 
 
@@ -496,9 +497,9 @@ def load(
 
         return from_hub(str(path)[5:], layout=layout, window=window, fps=fps, method=method, device=device)
     file = _weights_file(Path(path))
-    meta = load_weights(file, method=method).meta
-    model = _model(meta, file)
-    load_weights(file, model, meta["method"])
+    read = load_weights(file, method=method)
+    meta, model = read.meta, _model(read.meta, file)
+    fill(model, read, file)
     known = {k: meta[k] for k in ("layout", "window", "fps", "about") if meta.get(k)} or (_run_facts(file.parent) if file.name == WEIGHTS else {})
     about = {"step": meta.get("step"), "skelnb": meta.get("skelnb")} | known.get("about", {})
     encoder = Encoder(model, layout or known.get("layout") or layout_name(model, file), window=window or known.get("window", 0),
