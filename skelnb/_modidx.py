@@ -3884,6 +3884,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'skelnb/training/checkpoint.py'),
                                             'skelnb.training.checkpoint._read': ( 'training/checkpoint.html#_read',
                                                                                   'skelnb/training/checkpoint.py'),
+                                            'skelnb.training.checkpoint.fill': ( 'training/checkpoint.html#fill',
+                                                                                 'skelnb/training/checkpoint.py'),
                                             'skelnb.training.checkpoint.load_resume': ( 'training/checkpoint.html#load_resume',
                                                                                         'skelnb/training/checkpoint.py'),
                                             'skelnb.training.checkpoint.load_weights': ( 'training/checkpoint.html#load_weights',
