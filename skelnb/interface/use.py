@@ -25,7 +25,8 @@ from ..errors import DataError, ParameterError
 from ..evaluation.decode import decode_argmax_runs, nms, smooth
 from ..evaluation.features import RawCoordinates, Windows
 from ..files import atomic_file
-from .encoder import Embedding, Encoder, FrameMean, as_source, cut_windows, extracted
+from ..data.windows import FrameMean
+from .encoder import Embedding, Encoder, as_source, cut_windows, extracted
 from ..methods.base import Method, Preset
 from ..reporting import plots
 from ..reporting.doctor_page import STYLE
@@ -158,8 +159,8 @@ def segment(
     windows, mean = cut_windows(encoder, source, None, window, stride or max(window // 2, 1), short), FrameMean(len(clip))
     for rows, said in encoder.stream(source, windows, batch):
         with torch.no_grad():
-            mean.add(head(said, windows.size), windows.start[rows])
-    p = mean.mean()
+            mean.add(head(said, windows.size).float().cpu(), windows.start[rows])
+    p = mean.mean().numpy()
     p = smooth(p, smoothing, "corrected").astype(np.float32) if smoothing else p
     return Segmentation(clip, p, head.classes, head.background, shortest, encoder.observed(clip))
 
