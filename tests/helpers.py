@@ -108,3 +108,15 @@ def train_then_nan(folders, steps):
         train([folders[0] + "-nan"], [6], loader={"nan_at": 3})
     except TrainingError as e:
         return {"done": done, "error": str(e)}
+
+
+class Steps:
+    "A loader whose batches of eight clips are a function of the step, shared by the processes; stops before one of them."
+
+    def __init__(self, batch, stop=None):  # batch(n, step, rank, world)
+        self.make, self.stop = batch, stop
+
+    def batch(self, step, rank=0, world=1):
+        if step == self.stop:
+            raise KeyboardInterrupt
+        return self.make(8 // world, step, rank, world)

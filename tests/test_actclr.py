@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import run_ranks, same_weights
+from helpers import Steps, run_ranks, same_weights
 
 from skelnb.errors import DataError, ParameterError
 from skelnb.methods.actclr import CURRICULUM, Actclr, ActclrPreset, move_map, swap_statistics, to_steps, transfer_bones
@@ -375,24 +375,12 @@ def test_bad_input():
 # ---- training -----------------------------------------------------------------------------------------------------------------------
 
 
-class Walks:
-    "Random walks that are a function of the step; stops before one of them."
-
-    def __init__(self, stop=None):
-        self.stop = stop
-
-    def batch(self, step, rank=0, world=1):
-        if step == self.stop:
-            raise KeyboardInterrupt
-        return batch(8 // world, step, rank, world)
-
-
 def train(folder, steps, stop=None, **changes):
     "Train the smallest ActCLR through both stages; importable, so that other processes can be asked to."
     torch.set_num_threads(1)
     config = FitConfig(steps=steps, batch=8, lr=0.01, optimizer="sgd", weight_decay=1e-4, log_every=1, checkpoint_every=2, device="cpu", precision="32-true")
     method = make(**changes)
-    fit(method, Walks(stop), config, folder, progress=False)
+    fit(method, Steps(batch, stop), config, folder, progress=False)
     rank, world = process()
     x = method.clips(batch(8 // world, 99, rank, world))
     noise = gathered(method.train().locate(x, method.teacher, torch.arange(6.0), True)[1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import run_ranks, same_weights
+from helpers import Steps, run_ranks, same_weights
 from torch import nn
 
 from skelnb.backbones.agcn import AGCN
@@ -269,24 +269,12 @@ def test_weights_of_the_release():
 # ---- training -----------------------------------------------------------------------------------------------------------------------
 
 
-class Walks:
-    "Random walks that are a function of the step; stops before one of them."
-
-    def __init__(self, stop=None):
-        self.stop = stop
-
-    def batch(self, step, rank=0, world=1):
-        if step == self.stop:
-            raise KeyboardInterrupt
-        return batch(8 // world, step, rank, world)
-
-
 def train(folder, steps, stop=None, **changes):
     "Train the smallest AimCLR; importable, so that other processes can be asked to."
     torch.set_num_threads(1)
     config = FitConfig(steps=steps, batch=8, lr=0.002, optimizer="sgd", weight_decay=1e-4, log_every=1, checkpoint_every=2, device="cpu", precision="32-true")
     method = make(**changes)
-    fit(method, Walks(stop), config, folder, progress=False)
+    fit(method, Steps(batch, stop), config, folder, progress=False)
     return {"queue": method.bank.queue.tolist(), "norm": method.encoder.norm.running_var.tolist()}
 
 

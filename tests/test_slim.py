@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import run_ranks, same_weights
+from helpers import Steps, run_ranks, same_weights
 
 from skelnb.errors import DataError, ParameterError
 from skelnb.interface.trials import METHODS
@@ -231,24 +231,12 @@ def test_bf16_is_finite_and_close():
 # ---- training -----------------------------------------------------------------------------------------------------------------------
 
 
-class Walks:
-    "Random walks that are a function of the step."
-
-    def __init__(self, stop=None):
-        self.stop = stop
-
-    def batch(self, step, rank=0, world=1):
-        if step == self.stop:
-            raise KeyboardInterrupt
-        return batch(8 // world, step, rank, world)
-
-
 def train(folder, steps, stop=None):
     "Train the smallest SLiM with all of its hooks; importable, so that other processes can be asked to."
     torch.set_num_threads(1)
     config = FitConfig(steps=steps, batch=8, lr=1e-3, warmup=1, weight_decay=0.04, weight_decay_end=0.2, clip=3.0, betas=(0.9, 0.999), log_every=1,
                        checkpoint_every=2, device="cpu", precision="32-true")
-    return fit(make(koleo_group=4, frozen=0.3), Walks(stop), config, folder, progress=False).step
+    return fit(make(koleo_group=4, frozen=0.3), Steps(batch, stop), config, folder, progress=False).step
 
 
 def test_one_and_two_processes_train_the_same(tmp_path):
