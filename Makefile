@@ -38,7 +38,7 @@ SWEEP = $(V)/snakemake -s reports/Snakefile -d . --config profile=$(PROFILE)
 # one sweep at a time; what a killed one left locked or half written is unlocked and made again
 tables: $(V)/.ok
 	mkdir -p runs && flock -n runs/sweep.lock sh -c '$(SWEEP) --unlock --quiet && $(SWEEP) -c$(CORES) --resources gpu=$(GPUS) \
-	  --rerun-incomplete --rerun-triggers mtime input --keep-going --quiet rules $(TABLE)'
+	  --rerun-incomplete --rerun-triggers mtime input --quiet rules --keep-going $(TABLE)'  # tables last, behind an option without values
 
 clean:
 	rm -rf .venv reports/quick runs
