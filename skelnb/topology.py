@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from scipy.sparse.csgraph import shortest_path
 
 from .errors import LayoutError, ParameterError, did_you_mean
 
@@ -235,9 +234,12 @@ def _with_count(V) -> str:
 # %% ../nbs/10_topology.ipynb #af012807
 def _hops(known: Layout) -> np.ndarray:
     "(V, V): how many bones lie between two joints."
-    edges = np.zeros((known.V, known.V))
-    edges[tuple(np.transpose(known.bones))] = 1
-    return shortest_path(edges, directed=False, unweighted=True)
+    hops = np.where(np.eye(known.V, dtype=bool), 0, np.inf)
+    child, parent = np.transpose(known.bones)
+    hops[child, parent] = hops[parent, child] = 1
+    for via in range(known.V):  # Floyd and Warshall: is the way over this joint shorter?
+        hops = np.minimum(hops, hops[:, via, None] + hops[via])
+    return hops
 
 
 def _columns_to_one(links: np.ndarray) -> np.ndarray:

@@ -19,7 +19,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from joblib import wrap_non_picklable_objects
 
 from ..data.seg2clip import SegmentLoader
 from ..data.store import SkeletonStore
@@ -78,6 +77,8 @@ def _order(function: str, config: dict) -> tuple[str, dict]:  # target and keywo
     own = {name: kinds for name, kinds in METHODS.items() if name not in _KNOWN_EVERYWHERE}
     if not own:
         return f"skelnb.interface.trials:{function}", config
+    from joblib import wrap_non_picklable_objects  # here, because it is slow to import and seldom needed
+
     methods = pickle.dumps(wrap_non_picklable_objects(own, keep_wrapper=False))
     return "skelnb.interface.trials:with_methods", {"function": function, "config": config, "methods": base64.b64encode(methods).decode()}
 
