@@ -189,6 +189,17 @@ def test_noise():
     assert not A.noise(x, Draws(0), p=1.0)[1, :, 5:, :, 1].any()
 
 
+def test_normal_numbers_of_16_bits():
+    draw = lambda seed, *shape: A._normal(torch.Generator().manual_seed(seed), *shape)
+    z, share = draw(0, 3, 100_001), torch.special.ndtr(A._quantiles().double())
+    torch.testing.assert_close(share, (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16, atol=1e-7, rtol=1e-3)
+    assert z.shape == (3, 100_001) and torch.equal(z, draw(0, 3, 100_001)) and not torch.equal(z, draw(1, 3, 100_001)) and draw(0, 0, 5).shape == (0, 5)
+    assert abs(z.mean()) < 0.01 and z.std().item() == pytest.approx(1, abs=0.01) and (z ** 4).mean().item() == pytest.approx(3, abs=0.1)
+    each = torch.bincount((torch.special.ndtr(z.flatten()) * 100).long(), minlength=100).double()
+    assert ((each - 3000.03).square() / 3000.03).sum() < 170  # chi squared of 99 degrees of freedom
+    assert all(abs(torch.corrcoef(torch.stack([z[0, :-lag], z[0, lag:]]))[0, 1]) < 0.015 for lag in (1, 2, 3, 4))  # four come from one draw
+
+
 def test_axis_mask_and_dropout():
     x = clips(300, 6, absent=False)
     lost = (A.axis_mask(x, Draws(0), p=1.0) == 0).flatten(2).all(2)
@@ -359,7 +370,7 @@ def in_sequence(x, draws, steps):
 
 @pytest.mark.parametrize("ids", [A.STRONG, range(1, 10), (2, 4, 5, 8, 9)])
 def test_a_chain_is_its_steps_in_sequence(ids):
-    x, steps = clips(70), A.actclr_steps(ids, 0.05)  # more clips than are run at a time
+    x, steps = clips(150, 12), A.actclr_steps(ids, 0.05)  # more clips than are run at a time
     before, y = x.clone(), A.augment(x, Draws(4), steps)
     torch.testing.assert_close(y, in_sequence(x, Draws(4), steps), atol=1e-5, rtol=1e-5)
     assert torch.equal(x, before) and y.is_contiguous()

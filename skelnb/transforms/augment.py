@@ -121,9 +121,8 @@ def temporal_crop(
     frames, more = x.shape[2], x.shape[2] // pad
     start = draws.randint(len(x), 1, high=2 * more + 1) - more
     index = torch.arange(frames, device=x.device) + start
-    index = torch.where(index < 0, -1 - index, index)
-    index = torch.where(index >= frames, 2 * frames - 1 - index, index)
-    return Change(frames_at, (torch.where(_chosen(len(x), draws, p)[:, None], index, torch.arange(frames, device=x.device)),), elsewhere=True)
+    index = index.maximum(-1 - index)  # before the first frame
+    return _sometimes(x, frames_at, draws, p, index.minimum(2 * frames - 1 - index), elsewhere=True)
 
 
 @_augmentation
@@ -133,8 +132,7 @@ def time_flip(
     p: float = 0.5,  # probability that a sample is changed
 ) -> Tensor:  # (N, C, T, V, M)
     "The clip backwards: ActCLR's id 6."
-    frame = torch.arange(x.shape[2], device=x.device)
-    return Change(frames_at, (torch.where(_chosen(len(x), draws, p)[:, None], frame.flip(0), frame),), elsewhere=True)
+    return _sometimes(x, frames_at, draws, p, torch.arange(x.shape[2], device=x.device).flip(0).expand(len(x), -1), elsewhere=True)
 
 
 @_augmentation
@@ -210,7 +208,8 @@ def flip(
     place = (persons * swap[:, None] + torch.arange(persons, device=x.device)).flatten()  # joint and person are one axis in memory
 
     def change(clips):
-        flipped = clips.flatten(3).index_select(3, place).view_as(clips)
+        columns = clips.flatten(3)
+        flipped = columns.gather(3, place.expand_as(columns)).view_as(clips)  # four times as fast as `index_select` along the last axis
         return torch.cat([-flipped[:, :1], flipped[:, 1:]], 1) if negate_x else flipped
 
     return _sometimes(x, change, draws, p, elsewhere=not negate_x)
@@ -263,7 +262,20 @@ def noise(
     if not _host(x):
         return Change(change, (shared.randn(len(everyone), *x.shape[1:])[first:last],), chosen=everyone[first:last])
     rows, before = everyone[first:last].nonzero().flatten(), int(everyone[:first].sum())
-    return Change(change, (shared.randn(int(everyone.sum()), *x.shape[1:])[before : before + len(rows)],), rows)
+    return Change(change, (_normal(shared.generator, int(everyone.sum()), *x.shape[1:])[before : before + len(rows)],), rows)
+
+
+@lru_cache
+def _quantiles() -> Tensor:
+    "Of the standard normal distribution, in the middles of 2^16 equal shares."
+    return (math.sqrt(2) * torch.erfinv((torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**15 - 1)).float()
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    "Standard normal numbers of 16 bits each, on the CPU, in half of the time of `torch.randn`."
+    n = math.prod(shape)
+    bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator).view(torch.uint16)[:n]
+    return _quantiles().index_select(0, bits.int()).view(shape)
 
 
 def _shaken(x: Tensor, numbers: Tensor, sigma: float, absent: bool) -> Tensor:
@@ -283,11 +295,12 @@ def axis_mask(
     p: float = 0.5,  # probability that a sample is changed
 ) -> Tensor:  # (N, C, T, V, M)
     "Set one coordinate of each clip, drawn for it, to zero: ActCLR's id 5."
-    return _sometimes(x, _without, draws, p, draws.randint(len(x), high=x.shape[1]))
+    axis = draws.randint(len(x), 1, high=x.shape[1]) == torch.arange(x.shape[1], device=x.device)
+    return Change(_kept, (~(axis & _chosen(len(x), draws, p)[:, None]),))
 
 
-def _without(x: Tensor, axis: Tensor) -> Tensor:
-    return x.index_put((torch.arange(len(x), device=x.device), axis), torch.zeros((), dtype=x.dtype, device=x.device))
+def _kept(x: Tensor, axes: Tensor) -> Tensor:
+    return x * axes[:, :, None, None, None].to(x.dtype)
 
 
 @_augmentation
@@ -541,17 +554,15 @@ def _join(changes: list[Change], change: Change) -> None:
     changes.append(change)
 
 
-def _run(changes: list[Change], x: Tensor, some: int = 64) -> Tensor:
+def _run(changes: list[Change], x: Tensor, some: int = 128) -> Tensor:
     "All changes for some clips, then for the next: on a CPU they stay in the cache, and memory is reused instead of fetched from the system."
-    if not changes or not len(x):
-        return x
-    edges, done = [*range(0, len(x), some if _host(x) else len(x)), len(x)], []
-    for a, b, *todo in zip(edges, edges[1:], *(change.split(edges) for change in changes)):
-        y = x[a:b]
-        for i, change in enumerate(todo):
-            y = change(y, own=i > 0 and not y.requires_grad)
-        done.append(y)
-    return torch.cat(done) if len(done) > 1 else done[0]
+    if changes and len(x) > some and _host(x):
+        edges = [*range(0, len(x), some), len(x)]
+        pieces = zip(edges, edges[1:], *(change.split(edges) for change in changes))
+        return torch.cat([_run(todo, x[a:b]) for a, b, *todo in pieces])
+    for i, change in enumerate(changes if len(x) else ()):
+        x = change(x, own=i > 0 and not x.requires_grad)
+    return x
 
 
 NORMAL, STRONG = (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 8, 9)  # ids of ActCLR's chains; the weak one has none
