@@ -1,9 +1,18 @@
-"A page in a headless browser, where there is one."
+"""A page in a headless browser, where there is one; and a JupyterLab of the tests' own, seen through it."""
 
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
 
 
 def browser():
@@ -20,3 +29,108 @@ def seen_by_browser(page, folder):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=err, text=True, timeout=60)
     assert not re.findall(r".*(?:CONSOLE|ERR_|Failed to load).*", log.read_text())
     return json.loads(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1])
+
+
+# ---- pages that are clicked at -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def chromium():
+    "The system's browser, driven by playwright (whose own is not fetched); without one of them the test is skipped."
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if browser() is None:
+        pytest.skip("no chromium")
+    with api.sync_playwright() as p:
+        alone = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+        started = p.chromium.launch(executable_path=browser(), args=["--no-sandbox", "--disable-gpu", alone])
+        yield started
+        started.close()
+
+
+@contextmanager
+def tab(browser, home, **options):
+    "A tab with a memory of its own. `home`: how the addresses begin that it may ask for. At the end nothing may have gone wrong in it."
+    context = browser.new_context(**options)
+    context.set_default_timeout(30_000)
+    page, wrong = context.new_page(), []
+    allowed = (home, home.replace("http:", "ws:"), "data:", "blob:", "about:")
+    page.on("request", lambda r: r.url.startswith(allowed) or wrong.append(f"asked for {r.url[:200]}"))
+    page.on("websocket", lambda w: w.url.startswith(allowed) or wrong.append(f"asked for {w.url[:200]}"))
+    page.on("requestfailed", lambda r: wrong.append(f"failed: {r.url[:200]}: {r.failure}"))
+    page.on("response", lambda r: r.status < 400 or wrong.append(f"{r.status}: {r.url[:200]}"))
+    page.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text[:500]} ({m.location.get('url', '')[:100]})"))
+    page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
+    yield page
+    page.wait_for_timeout(50)  # what is on its way
+    found = list(wrong)  # closing a tab aborts what it waits for
+    context.close()
+    assert found == []
+
+
+def plays(player):
+    "Press play: the clock goes on and the picture changes; press again: it stands."
+    player.scroll_into_view_if_needed()
+    button, clock, canvas = player.locator("button.play"), player.locator("output"), player.locator(".view canvas").first
+    state = lambda: (clock.inner_text(), canvas.evaluate("c => c.toDataURL()"))  # noqa: E731
+    before = state()
+    button.click()
+    clock.page.wait_for_function("([clock, text]) => clock.textContent.slice(0, 3) !== text.slice(0, 3)", arg=[clock.element_handle(), before[0]])
+    player.page.wait_for_timeout(100)
+    button.click()
+    after = state()
+    return after[0] != before[0] and after[1] != before[1] and state() == after
+
+
+# ---- JupyterLab ----------------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def jupyterlab(root, own):
+    "A server whose files are `root`, on a free port of this machine; it writes only there and into `own`, and asks nobody for news. Its address."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    folders = {f"JUPYTER_{k}_DIR": k.lower() for k in ("CONFIG", "DATA", "RUNTIME")}
+    folders |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython"}
+    settings = own / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    options = {"ServerApp.root_dir": root, "ServerApp.ip": "127.0.0.1", "ServerApp.port": port, "ServerApp.port_retries": 0, "IdentityProvider.token": "",
+               "LabApp.expose_app_in_browser": True, "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate", "LabApp.extension_manager": "readonly"}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *(f"--{k}={v}" for k, v in options.items())]
+    with open(own / "log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **{k: str(own / v) for k, v in folders.items()}})
+    url, patience = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    try:
+        while True:
+            try:
+                urlopen(url + "/api").close()
+                break
+            except OSError:
+                if server.poll() is not None or time.monotonic() > patience:
+                    raise RuntimeError((own / "log").read_text()[-3000:]) from None
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def run_notebook(page, url, path):
+    """Open a notebook in JupyterLab and run all its cells; what came of each code cell: (its number, [kind of output]). Its kernel ends with the tab."""
+    page.goto(f"{url}/lab/tree/{path}?reset")
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000)
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")  # a promise, kept when the last cell is done
+    return page.evaluate("""() => jupyterapp.shell.currentWidget.content.model.sharedModel.cells.filter((c) => c.cell_type === "code")
+        .map((c) => [c.execution_count, c.outputs.map((o) => o.ename ? `${o.ename}: ${o.evalue}` : o.name || o.output_type)])""")
+
+
+def end_kernel(page):
+    page.evaluate("void jupyterapp.shell.currentWidget.sessionContext.shutdown()")  # not waited for
+
+
+def copy_tutorials(root, to):
+    "The tutorials in a project of their own, below `to`."
+    (to / "nbs").mkdir(parents=True)
+    shutil.copy(root / "settings.ini", to)
+    return [Path(shutil.copy(n, to / "nbs")) for n in sorted((root / "nbs").glob("tutorial_*.ipynb"))]

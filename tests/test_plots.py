@@ -42,6 +42,11 @@ def test_colors():
     colors = class_colors([*map(str, range(30)), "background"])
     assert len(set(colors.values())) == 31 and colors["background"] == plots.GREY
     assert class_colors(CLASSES) == class_colors(CLASSES)
+    light = {c: np.where((v := np.array(mpl.colors.to_rgb(c))) <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+             for c in (*colors.values(), "white", "black")}
+    for ground in colors.values():  # names on it can be read: WCAG 2 asks for 4.5
+        high, low = sorted((light[ground], light[plots.ink_on(ground)]), reverse=True)
+        assert (high + 0.05) / (low + 0.05) > 4.5
 
 
 def test_timeline():

@@ -83,9 +83,11 @@ def class_colors(
     return {c: colors.get(c, GREY) for c in classes}
 
 
-def ink_on(color: str) -> str:  # "white" or the dark ink
-    "The colour of text on a coloured ground."
-    return INK if np.dot([0.299, 0.587, 0.114], to_rgb(color)) > 0.56 else "white"
+def ink_on(color: str) -> str:  # "white" or "black"
+    "The colour of text on a coloured ground: the one of greater contrast (WCAG 2's; it is never below 4.58)."
+    rgb = np.array(to_rgb(color))
+    light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    return "white" if (light + 0.05) ** 2 < 1.05 * 0.05 else "black"
 
 # %% ../../nbs/reporting/20_plots.ipynb #e500c472
 def _bars(ax, y: float, labels: np.ndarray, classes, colors, fps: float, width: float):
