@@ -17,7 +17,7 @@ def test_the_failure_of_one_rank_arrives_as_it_was_raised_and_the_first_one_spea
 
 
 def test_two_jobs_run_side_by_side_each_on_its_own_gpu_and_answer_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_gpus", lambda: ["4", "7"])
+    monkeypatch.setattr(module, "gpus", lambda: ["4", "7"])
     jobs = [("helpers_light:meet", {"folder": str(tmp_path), "me": a, "other": b}) for a, b in ("xy", "yx")]
     first, second = run_jobs(jobs, workers=2, progress=False)
     assert (first["me"], second["me"]) == ("x", "y") and {first["gpu"], second["gpu"]} == {"4", "7"}

@@ -91,7 +91,7 @@ def test_numbers_that_stand_in_two_tables_agree(tables):
         return row.paper[[c.key for c in t.columns].index(key)]
 
     full = [at("lode_table05", "LoDE, NTU 60", "xsub_05"), at("lode_table08", "LER", "xsub_05"), at("lode_table10", "LoDE, 4", "pku1"),
-            at("lode_table11", "Siamese, ", "xsub_05"), at("lode_table12", "LoDE", "xsub_05"), at("lode_fig04", "1e-4", "xsub_05")]
+            at("lode_table11", "Siamese", "xsub_05"), at("lode_table12", "LoDE", "xsub_05"), at("lode_fig04", "1e-4", "xsub_05")]
     without = [at("lode_table07", "F + M + S", "xsub_05"), at("lode_table08", "none", "xsub_05"), at("lode_table09", "F + M + S, VQ, SC", "xsub_05"),
                at("lode_table12", "LoDE without LERR", "xsub_05"), at("lode_fig05", "4 frames", "xsub_05")]
     frame = [at("lode_table05", "MAMP [15], NTU 60", "xsub_05"), at("lode_table07", "F", "xsub_05"), at("lode_table12", "MAMP [15]", "xsub_05")]

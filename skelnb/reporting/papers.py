@@ -65,7 +65,8 @@ PROTOCOLS = {  # name -> its metrics, and what is done
     "efficiency": ("gmac* gflops* tokens params_m samples_per_s hours memory_gb", "what a model costs"),
     "pretraining": ("*", "a column of the training log"),
     "local_rank": ("ler ler@* pcc*", "local effective rank of whole clips, of crops, and its correlation with something else"),
-    "actionlets": ("n_pos n_neg r n weight@*", "which joints a method takes for the moving ones, against a truth; and how it weighs parts of the body"),
+    "actionlets": ("n_pos n_neg r n", "which joints a method takes for the moving ones, against a truth"),
+    "actionlet_weights": ("weight@* common@* common_inside@*", "how it weighs parts of the body and of the clip; how evenly cluster centres are visited"),
     "regions": ("top1@actionlet top1@rest", "a linear classifier on what a method takes for the moving joints, and on the rest"),
     "kappa": ("kappa accuracy value@*", "into how many groups an augmentation parts the clips of a class; an eigenvalue by its place"),
 }
@@ -150,7 +151,7 @@ class Row(Preset):
     @property
     def label(self) -> str:
         "Name and what distinguishes it, unique in its table."
-        return ", ".join([self.name, *(key if v is True else str(v) for key, v in self.about.items() if v not in (None, False))])
+        return ", ".join([self.name, *(key if v is True else str(v) for key, v in self.about.items() if v not in (None, False, ""))])
 
 
 def _spoken(value) -> str:
