@@ -5,7 +5,7 @@ import resource
 import pytest
 import torch
 from helpers import Toy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
@@ -89,6 +89,40 @@ def test_any_truncation_is_noticed(data):
         with pytest.raises(CheckpointError) as e:
             read(folder / name)
         assert name in str(e.value)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    "A state to go on from, and its file's bytes."
+    moments = {"step": torch.tensor(1.0), "exp_avg": torch.full((3, 4), 0.2), "exp_avg_sq": torch.full((3, 4), 0.004)}
+    optimizer = {"state": {0: moments}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.95), "fused": None, "params": [0]}]}
+    file = tmp_path_factory.mktemp("state") / "resume.pt"
+    save_resume(file, {"step": 3, "model": nn.Linear(3, 4).state_dict(), "optimizer": optimizer, "precision": {}, "window": [{"loss": 1.5}]})
+    return file, file.read_bytes(), str(load_resume(file))
+
+
+@given(at=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4), records=st.booleans())
+@example(at=[(0.0, 1)], records=True)
+def test_worn_bytes_are_noticed_or_do_not_matter(state, at, records):
+    file, whole, good = state
+    worn, end = bytearray(whole), whole.index(b"PK\x01\x02") if records else len(whole)  # the list of records, which has no checksum, follows them
+    for place, bits in at:
+        worn[int(place * end)] ^= bits
+    file.write_bytes(worn)
+    try:
+        read = str(load_resume(file))
+        assert read == good or not records
+    except CheckpointError as e:
+        assert "resume.pt" in str(e) and "step 0" in e.remedy
+
+
+def test_one_bit_of_the_weights(state):
+    file, whole, good = state
+    at = whole.index(torch.full((3, 4), 0.2).numpy().tobytes())  # AdamW's moment
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+    assert str(torch.load(file, weights_only=True)["step"]) == "3"  # PyTorch does not look
+    with pytest.raises(CheckpointError, match="resume.pt: is damaged"):
+        load_resume(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02K\x01.", b"PK\x03\x04 and no more"])

@@ -18,7 +18,7 @@ from skelnb.errors import CheckpointError, DataError, LayoutError, ParameterErro
 from skelnb.evaluation.features import cut, encode, extract, to_frames
 from skelnb.interface import cli, commands, encoder, use
 from skelnb.interface.contest import Contest, identity
-from skelnb.interface.trials import METHODS, Pretraining, run_of
+from skelnb.interface.trials import METHODS, Pretraining, pretrain, run_of
 from skelnb.methods.lode import Lode, LodePreset
 from skelnb.reporting.runs import Run
 from skelnb.topology import LAYOUTS, define_layout
@@ -142,8 +142,22 @@ def test_runs_of_trials_and_of_the_contest(runs):
     trial, contest = (skelnb.load(r) for r in runs)
     assert (trial.method.name, trial.window, trial.frames, trial.layout) == ("usdrl", 48, 32, "kinect_v2")
     assert (contest.method.name, contest.window, contest.layout) == ("lode", 32, "kinect_v2")
+    assert trial.fps is None is contest.fps  # these checkpoints, as older ones, do not say
     assert trial.about["metrics"] == {"acc": 61.5} and trial.about["run"] == runs[0].name and trial.about["data"]
     assert all(torch.equal(a, b) for a, b in zip(skelnb.load(runs[1] / "checkpoint.safetensors").parameters(), contest.parameters()))
+
+
+def test_a_trained_run_names_its_skeleton_and_frame_rate(tmp_path, tiny_store):
+    clips = [Clip((c := tiny_store[i].to("coco17")).xyz, 25, c.layout, c.name) for i in range(3)]
+    store = SkeletonStore.write(tmp_path / "store", clips)
+    p = Pretraining("lode", "tiny", {"joints": 17, "center_joint": 0}, steps=2, batch=2)
+    run = tmp_path / "runs" / pretrain(p.to_dict(), str(store.path), str(tmp_path / "runs"))["run"]
+    assert run == run_of(p, store, tmp_path / "runs")
+    enc, bare = skelnb.load(run), tmp_path / "bare.safetensors"
+    assert (enc.layout, enc.fps, enc.window) == ("coco17", 25, 32) and enc.about["run"] == run.name
+    bare.write_bytes((run / "checkpoint.safetensors").read_bytes())
+    assert skelnb.load(bare).layout == "coco17" and skelnb.load(bare, fps=50).fps == 50
+    assert enc(Clip(clips[1].xyz, 50, "coco17", "fast"), short="pad").size == 64
 
 
 def test_saved_and_loaded(runs, tmp_path, tiny_store, take):

@@ -30,10 +30,10 @@ from ..errors import CheckpointError, DataError, LayoutError, ParameterError, di
 from ..evaluation.features import Windows, cached, cut, encode, extract, to_frames, weights_hash, windows_hash
 from ..evaluation.segmentation import LinearConfig, LinearProbe, readout, train_linear, window_labels
 from ..files import atomic_file, atomic_folder, read_json
-from .trials import METHODS, WEIGHTS
 from ..methods.base import Method
+from ..methods.known import METHODS
 from ..topology import layout as find_layout
-from ..training.checkpoint import fill, load_weights, save_weights
+from ..training.checkpoint import WEIGHTS, fill, load_weights, save_weights
 from ..transforms.streams import map_layout
 
 # %% ../../nbs/interface/50_encoder.ipynb #0539ada8
@@ -478,7 +478,7 @@ def load(
     read = load_weights(file, method=method)
     meta, model = read.meta, _model(read.meta, file)
     fill(model, read, file)
-    known = {k: meta[k] for k in ("layout", "window", "fps", "about") if meta.get(k)} or (_run_facts(file.parent) if file.name == WEIGHTS else {})
+    known = (_run_facts(file.parent) if file.name == WEIGHTS else {}) | {k: meta[k] for k in ("layout", "window", "fps", "about") if meta.get(k)}
     about = {"step": meta.get("step"), "skelnb": meta.get("skelnb")} | known.get("about", {})
     encoder = Encoder(model, layout or known.get("layout") or layout_name(model, file), window=window or known.get("window", 0),
                       fps=fps or known.get("fps"), about=about)

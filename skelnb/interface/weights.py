@@ -23,9 +23,9 @@ from ..backbones.vit import from_mamp, to_mamp
 from ..errors import CheckpointError, ParameterError, did_you_mean
 from ..files import sha256, write_json
 from .encoder import Encoder, layout_name, load, write_files
-from .trials import METHODS
 from ..methods import momentum, usdrl
 from ..methods.base import Method
+from ..methods.known import METHODS
 
 # %% ../../nbs/interface/55_weights.ipynb #42b25df7
 ROOTS = ("state_dict", "model", "teacher")

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from .. import settings
+from ..data.store import SkeletonStore
 from ..errors import CheckpointError, ParameterError, TrainingError, did_you_mean
 from ..files import read_json, write_json
 from ..methods.base import Method, Preset
-from .checkpoint import load_resume, load_weights, save_resume, save_weights
+from .checkpoint import WEIGHTS, load_resume, load_weights, save_resume, save_weights
 from ..progress import Progress
 from .log import JsonLog, read_log
 from .schedule import cosine, parameter_groups, stepped
@@ -219,6 +220,12 @@ class Monitor:
         return means
 
 # %% ../../nbs/training/40_fit.ipynb #f62d772a
+def _learnt_from(loader) -> dict:
+    "Skeleton and frame rate of the store that a loader reads."
+    store = getattr(loader, "store", None)
+    return {"layout": store.layout.name, "fps": store.fps} if isinstance(store, SkeletonStore) else {}
+
+
 _FREE = ("device", "devices", "log_every", "checkpoint_every")  # of FitConfig: they do not change what is learnt
 
 
@@ -238,10 +245,10 @@ def _differences(old: dict, new: dict) -> list[str]:
 class Folder:
     """The files of one training."""
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, about: dict | None = None):  # about: what the checkpoint's header also says
+        self.path, self.about = Path(path), about or {}
         self.settings, self.metrics = self.path / "fit.json", self.path / "metrics.jsonl"
-        self.resume, self.weights = self.path / "resume.pt", self.path / "checkpoint.safetensors"
+        self.resume, self.weights = self.path / "resume.pt", self.path / WEIGHTS
 
     def claim(self, method: Method, config: FitConfig, resume: bool) -> None:
         "Make the folder this training's own. Raises `CheckpointError` where it holds another one."
@@ -263,7 +270,7 @@ class Folder:
         "Write a checkpoint. After the last step the state to resume from is of no use any more and removed."
         if step < config.steps:
             save_resume(self.resume, {"step": step, "model": method.state_dict(), **state})
-        save_weights(self.weights, method, {**_describe(method, config), "step": step})
+        save_weights(self.weights, method, {**_describe(method, config), **self.about, "step": step})
         if step == config.steps:
             self.resume.unlink(missing_ok=True)
 
@@ -397,7 +404,7 @@ def fit(
     Every process started by torchrun calls it with the same arguments; the first one writes. A finished folder returns at once.
     """
     fabric, began = make_fabric(config), time.monotonic()
-    folder = Folder(folder) if folder is not None else None
+    folder = Folder(folder, _learnt_from(loader)) if folder is not None else None
     if folder:
         if fabric.is_global_zero:
             folder.claim(method, config, resume)
