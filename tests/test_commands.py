@@ -148,6 +148,16 @@ def test_interrupted(monkeypatch, capsys):
     assert main(["info", "somewhere"]) == 130 and "goes on from here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["info", "--help"]])
+def test_a_reader_who_has_seen_enough(monkeypatch, arguments):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as out:  # closing it writes what is left, which must not fail either
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(arguments) == 141
+        monkeypatch.undo()
+
+
 def test_the_program(tmp_path):
     def skelnb_program(*arguments):
         return subprocess.run([sys.executable, "-m", "skelnb.interface.cli", *arguments], capture_output=True, text=True, env=os.environ)

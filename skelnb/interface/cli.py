@@ -9,6 +9,7 @@ __all__ = ['COMMANDS', 'usage', 'run', 'main']
 import argparse
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -90,7 +91,13 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> int:
     "The program `skelnb`."
     try:
-        return run(sys.argv[1:] if arguments is None else arguments)
+        try:
+            return run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # here, where it can be noticed that nobody reads any more
+    except BrokenPipeError:  # `| head` has seen enough; what is left is written nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as if SIGPIPE had ended it
     except SkelnbError as e:
         print(e, file=sys.stderr)
         return 2
