@@ -1,10 +1,11 @@
 # make demo: the main job to a rendered report.   make test: every check there is, on all cores.   make prepare: before a commit.
+# make lab: the tutorials in JupyterLab.
 # make tables: every table of the papers on stand-in data, hours; killed, it goes on.   make tables TABLE=lode_table05: one of them.
 PY ?= python3
 V := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test prepare docs bench clean
+.PHONY: demo lab test prepare docs bench shots clean
 all: demo
 
 # Debian's python3 without python3-venv makes no pip in a venv: the second line puts it there with the pip outside
@@ -19,6 +20,11 @@ demo: $(V)/.ok
 	-$(V)/jupyter trust reports/quick/lode.ipynb
 	$(V)/python -m skelnb.reporting.html reports/quick/lode.ipynb
 
+# where there is no screen, it says the address to open elsewhere
+SCREEN = $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname))
+lab: $(V)/.ok
+	$(V)/jupyter lab $(if $(SCREEN),,--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tutorial_first_report.ipynb
+
 test: $(V)/.ok
 	$(V)/python -m pytest -q -n auto --dist worksteal
 
@@ -30,6 +36,9 @@ docs: $(V)/.ok
 
 bench: $(V)/.ok
 	for b in tests/bench/bench_*.py; do echo "== $$b"; $(V)/python $$b || exit 1; done
+
+shots: $(V)/.ok
+	$(V)/python tests/shots.py
 
 PROFILE ?= standin
 CORES ?= 2

@@ -138,3 +138,8 @@ def test_style_outside_a_notebook():
     with mpl.rc_context():
         use_style()
         assert mpl.rcParams["svg.hashsalt"] == "skelnb"
+
+
+def test_who_has_no_head_shows_the_nose():
+    drawn = {name: [layout(name).joints[v] for v in plots.head_of(name)] for name in ("kinect_v2", "h36m17", "mediapipe33")}
+    assert drawn == {"kinect_v2": ["head"], "h36m17": ["head"], "mediapipe33": ["nose"]}

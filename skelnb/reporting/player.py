@@ -20,7 +20,7 @@ from matplotlib.colors import to_hex
 from ..data.clip import BACKGROUND, Clip, frame_labels, runs
 from ..errors import ParameterError, did_you_mean
 from .actionlets import HEAT, LEVELS
-from .plots import LEFT, RIGHT, TRUNK, check_rows, class_colors, front, ink_on, side_colors
+from .plots import LEFT, RIGHT, TRUNK, check_rows, class_colors, front, head_of, ink_on, side_colors
 from ..topology import Layout, layout as find_layout
 
 # %% ../../nbs/reporting/30_player.ipynb #630242f7
@@ -137,13 +137,9 @@ def view_data(
         more["weights"] = base64.b64encode(grey.tobytes()).decode()
     return {
         "title": view.title, "T": T, "M": M, "V": V, "bits": bits, "unit": round(unit, 6), "every": every, "fps": view.fps, "frames": len(view.xyz),
-        "flat": view.flat, "fit": size, "height": size[1], "bones": [[a, b, side[a]] for a, b in view.layout.bones], "head": (_head(view.layout) or [-1])[0],
+        "flat": view.flat, "fit": size, "height": size[1], "bones": [[a, b, side[a]] for a, b in view.layout.bones], "head": (head_of(view.layout) or [-1])[0],
         "trails": [[v, side.get(v, 0)] for v in view.trails], "xyz": coordinates, **more,
     }
-
-
-def _head(layout) -> list[int]:
-    return [v for v, joint in enumerate(find_layout(layout).joints) if joint == "head"]
 
 # %% ../../nbs/reporting/30_player.ipynb #0cb14632
 def _rows(clip: Clip, truth, predictions, classes, others: Sequence[Clip] = ()) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -224,7 +220,7 @@ def _strip(view: View, n: int, top: float, tallest: float, scale_of_weights) -> 
             for color in dict.fromkeys(colors):
                 d = "".join(f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" for a, b in at[bones[colors == color]])
                 svg.append(f'<path d="{d}" stroke="{color}" opacity="{0.55 if m else 1}"/>')
-            svg += [f'<circle cx="{at[v, 0]:.1f}" cy="{at[v, 1]:.1f}" r="3.5" fill="{TRUNK}"/>' for v in _head(view.layout)]
+            svg += [f'<circle cx="{at[v, 0]:.1f}" cy="{at[v, 1]:.1f}" r="3.5" fill="{TRUNK}"/>' for v in head_of(view.layout)]
     return svg, height
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'SOFT', 'RULE', 'STYLE', 'PALETTE', 'GREY', 'LEFT', 'RIGHT', 'TRUNK', 'use_style', 'Plot', 'class_colors',
            'ink_on', 'check_rows', 'segmentation_timeline', 'curves', 'loss_curves', 'rank_curves', 'sweep_curve',
-           'comparison', 'confusion_plot', 'front', 'side_colors', 'film_strip']
+           'comparison', 'confusion_plot', 'front', 'side_colors', 'head_of', 'film_strip']
 
 # %% ../../nbs/reporting/20_plots.ipynb #72424ac5
 import io
@@ -301,7 +301,7 @@ def confusion_plot(
     K, share = len(classes), matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     names = [c.replace("_", " ") for c in classes]
     with mpl.rc_context(STYLE):
-        fig = Plot(2.4 + 0.42 * K, 1.7 + 0.36 * K, f"Confusion matrix, mean recall {share.diagonal().mean():.2f}. {title}".strip())
+        fig = Plot(2.4 + min(0.42 * K, max(6.2, 0.2 * K)), 1.7 + 0.36 * K, f"Confusion matrix, mean recall {share.diagonal().mean():.2f}. {title}".strip())
         ax = fig.subplots()
         image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for i, j in np.argwhere(matrix > 0) if K <= 24 else ():
@@ -337,6 +337,12 @@ def side_colors(layout) -> list[str]:  # one for each bone
     return [side[child] for child, _ in find_layout(layout).bones]
 
 # %% ../../nbs/reporting/20_plots.ipynb #087358a2
+def head_of(layout) -> list[int]:
+    "The joint to draw as a head: the head, or else the nose; none where a layout has neither."
+    joints = find_layout(layout).joints
+    return [joints.index(name) for name in ("head", "nose") if name in joints][:1]
+
+
 def film_strip(
     xyz: np.ndarray,  # (T, M, V, 3) or (T, V, 3), metres
     layout="kinect_v2",  # name or Layout
@@ -354,10 +360,11 @@ def film_strip(
         raise ParameterError("nobody is there: every coordinate is zero", remedy="show another clip")
     low, high = flat[there].min((0, 1)), flat[there].max((0, 1))
     middle, half = (low[0] + high[0]) / 2, max(high[0] - low[0], 0.45 * (high[1] - low[1])) / 2 * 1.08
-    head = [v for v, joint in enumerate(find_layout(layout).joints) if joint == "head"]
-    tall = 9 / len(frames) * (high[1] - low[1]) / (2 * half)
+    head = head_of(layout)
+    wide = 8.6  # inches: a little less than JupyterLab has on a screen of 1280 pixels, beside its list of files
+    tall = wide / len(frames) * (high[1] - low[1]) / (2 * half)
     with mpl.rc_context(STYLE):
-        fig = Plot(9, tall + (0.55 if title else 0.35), f"{len(frames)} frames of a skeleton {title}".strip())
+        fig = Plot(wide, tall + (0.55 if title else 0.35), f"{len(frames)} frames of a skeleton {title}".strip())
         for ax, t in zip(fig.subplots(1, len(frames), squeeze=False).flat, frames):
             for m in np.flatnonzero(there[t]):
                 for color in dict.fromkeys(colors):  # the bones of one colour in one path, with gaps between them

@@ -23,8 +23,8 @@ from ..data.clip import BACKGROUND
 from ..errors import ParameterError, SkelnbError
 from ..files import atomic_file
 from .actionlets import HEAT
-from .player import Player, View, _head, _lanes, _side, bone_colors, weight_scale
-from .plots import GREY, INK, SOFT, STYLE, TRUNK, class_colors, ink_on
+from .player import Player, View, _lanes, _side, bone_colors, weight_scale
+from .plots import GREY, INK, SOFT, STYLE, TRUNK, class_colors, head_of, ink_on
 
 # %% ../../nbs/reporting/32_video.ipynb #bfa74223
 TITLE, LANE, FOOT = 26, 22, 8  # heights in pixels
@@ -96,7 +96,7 @@ def _moving(ax, view: View, t: float, scale: tuple[float, float]) -> list:
             order = np.argsort(w)
             ax.scatter(*at[order].T, s=8 + 16 * w[order], c=HEAT(w[order]), linewidths=0, alpha=strength, zorder=3)
             artists.append(ax.collections[-1])
-        head = ax.plot(*at[_head(view.layout)].T, "o", markersize=8, color=TRUNK, alpha=strength)[0]
+        head = ax.plot(*at[head_of(view.layout)].T, "o", markersize=8, color=TRUNK, alpha=strength)[0]
         artists.append(head)
     for artist in artists:
         if artist.axes is None:

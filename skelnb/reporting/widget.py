@@ -162,4 +162,4 @@ def follow(
         plot.value = _as_html(draw(widget.player, widget.frame))
 
     widget.observe(redraw, ["frame", "clip"])
-    return Linked([widget, plot], layout=Layout(flex_flow="row wrap"))
+    return Linked([widget, plot], layout=Layout(flex_flow="row wrap", grid_gap="1rem"))

@@ -156,6 +156,7 @@
 
     function draw() {
       const ink = getComputedStyle(root).color, dark = (ink.match(/\d+/g) || []).slice(0, 3).reduce((a, b) => a + +b, 0) > 384;
+      root.style.colorScheme = dark ? "dark" : "light";  // of the slider: JupyterLab's theme need not be the system's
       for (const { draw } of stages) draw(time, view, ink, dark);
       if (legend) scale.style.background = `linear-gradient(90deg, ${[0, 127, 255].map(heat(dark))})`;
       slider.value = time;
@@ -215,6 +216,7 @@
     show(data || JSON.parse(root.querySelector(":scope > script").textContent));
     new ResizeObserver(() => root.skelnb.fit()).observe(root);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => root.skelnb.fit());
+    new MutationObserver(() => root.skelnb.fit()).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });
     return root.skelnb;
   }
   document.querySelectorAll(".skelnb-player:not([data-on])").forEach((root) => start(root));
