@@ -125,6 +125,18 @@ def test_a_row_is_sized_and_capped():
     assert pretraining(large, row, "joint", 0).model.queue == 4096 and capped(large, row) == {}
 
 
+def test_recordings_may_ask_for_other_settings():
+    own = {"lode": dict(overrides=dict(joints=13), fit=dict(steps=7))}
+    data = {"posetics": dict(learn="a", layout="lcrnet13", methods=own), "ntu60_xsub": dict(trimmed="a")}
+    p = Profile(name="x", stores={"a": {}}, data=data, methods={"lode": dict(size="tiny", overrides=dict(frames=48), fit=dict(steps=20, batch=4))})
+    made, usual = (pretraining(p, Plan(method="lode"), "joint", 0, learn=learn) for learn in ("posetics", "ntu60_xsub"))
+    assert (made.model.joints, made.model.frames, made.steps, made.batch) == (13, 48, 7, 4) and (usual.model.joints, usual.steps) == (25, 20)
+    assert pretraining(p, Plan(method="lode", overrides=dict(joints=17)), "joint", 0, learn="posetics").model.joints == 17  # a row decides
+    sweep = Sweep(replace(p, apart=False))
+    with pytest.raises(ParameterError, match="an encoder of posetics .lcrnet13. cannot read ntu60_xsub"):
+        module._job(sweep, dict(what="clips"), Plan(method="lode"), "ntu60_xsub", "joint", "posetics", 0)
+
+
 @pytest.mark.parametrize("wrong, message", [(dict(data={"ntu61": {}}), "ntu60"), (dict(methods={"usdrl": dict(sizes="tiny")}), "size"),
                                             (dict(methods={"usdrl": dict(size="tiny", fit=dict(stepps=3))}), "steps"),
                                             (dict(data={"ntu60_xsub": dict(learn="b")}), "store 'b'"), (dict(protocols={"lnear": {}}), "linear")])
@@ -143,6 +155,9 @@ def test_a_part_of_a_split_becomes_a_store_without_labels(tmp_path):
     whole = make_store(tmp_path / "whole", 12, seed=1, subjects=6)
     part = module._part(whole, "split", "train", tmp_path)
     assert len(part) == len(whole.split("split", "train")) and part.classes == () or not part.classes
+    lab = replace(settings.load(ROOT), data=tmp_path, runs=tmp_path / "runs")
+    named = module._found(dict(path="whole", parts={"test": "asked"}), lab)
+    assert named.split("benchmark", "asked").tolist() == whole.split("split", "test").tolist()
     assert not set(part.table.subject) & {"S03", "S06"} and module._part(whole, "split", "train", tmp_path).checksum == part.checksum
 
 
@@ -234,7 +249,7 @@ def test_changed_code_reruns_what_depends_on_it_and_adopted_runs_are_left(swept,
     assert adopt(sweep) == 5
     graph(sweep)
     before, stamps = files(), {f.stem for f in sweep.work.glob("*.done")}
-    assert stamps == {*made["jobs"]} and {*states(sweep, table_jobs(sweep, "lode_table01").values()).values()} == {"done"}
+    assert stamps == {*made["jobs"]} and {*states(sweep, table_jobs(sweep, "lode_table01")).values()} == {"done"}
     other = another_library / "methods" / "slim.py"
     other.write_text(other.read_text() + "EXTRA = 1\n")
     graph(sweep)
@@ -417,7 +432,7 @@ def test_a_plan_needs_no_recordings(tmp_path):
     (tmp_path / "settings.ini").write_text("[paths]\ndata = data\n")
     sweep = Sweep("paper", settings.load(tmp_path))
     pre, tri, why = module._planned(sweep, ["lode_table05"])
-    assert pre and tri and not why
+    assert pre and tri and len(why) == 4 and all("posetics" in w for w in why)  # its 13 joints are not PKU's
     with pytest.raises(DataError, match="prepare"):
         sweep.store(next(iter(sweep.profile.stores)))
 

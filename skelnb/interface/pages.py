@@ -12,12 +12,14 @@ __all__ = ['COSTS', 'SUMMED', 'COLUMNS', 'NOT_THERE', 'MOST_CARDS', 'PAPER_NAMES
 import json
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -115,7 +117,7 @@ def kept(
     "The run that holds a measurement, which is made now if it is not there or if other code made it."
     run, code = Run.create(sweep.runs, asked, kind, data), code_of("", rests_on(modules, (*FLOORS, "evaluation", "interface")))
     if state(run.folder, code) != "done" or not made_by(run.folder):
-        answer = {k: float(v) for k, v in measure().items()}  # first: where it fails the old one stays
+        answer = {k: float(v) for k, v in measure().items() if np.isfinite(v)}  # first: where it fails the old one stays
         begin(run.folder, code)
         run = Run.create(sweep.runs, asked, kind, data)
         run.finish(answer)
@@ -150,7 +152,9 @@ def inference_cost(method: str, preset: str, overrides: dict) -> dict[str, float
 def training_cost(method: str, preset: str, overrides: dict) -> dict[str, float]:
     "10^9 operations (two a multiply-add) of the forward pass of a training clip, all of its views together: in encoder, decoder and teacher; 0: it has none."
     model, clips = _built(method, preset, overrides)
-    by_part = count_macs(model.train().losses, {"x": clips(2, 2)}, Draws(0)).by_module(1).macs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # eigenvalues of a regulariser are no part of the three
+        by_part = count_macs(model.train().losses, {"x": clips(2, 2)}, Draws(0)).by_module(1).macs
     return {f"gflops_{part}": by_part.get(part, 0) / 1e9 for part in ("encoder", "decoder", "teacher")}  # two clips, two operations
 
 
@@ -158,7 +162,11 @@ def training_speed(method: str, preset: str, overrides: dict) -> dict[str, float
     "Training clips a second, forward and backward, four at a time."
     model, clips = _built(method, preset, overrides)
     model.train()
-    run = throughput(lambda x: model.losses({"x": x}, Draws(0))["loss"], lambda n: clips(n, 2), [4], seconds=0.5, warmup=1, train=True)
+
+    def step(x):
+        return SimpleNamespace(clip=model.losses({"x": x}, Draws(0))["loss"])  # `throughput` goes backward from there
+
+    run = throughput(step, lambda n: clips(n, 2), [4], seconds=0.5, warmup=1, train=True)
     return {"samples_per_s": run.table.clips_per_second.iloc[-1]}
 
 # %% ../../nbs/interface/46_pages.ipynb #6415311b
@@ -221,7 +229,7 @@ def _measured(sweep: Sweep, name: str, cell: Cell) -> dict:
 def _from_runs(sweep: Sweep, cell: Cell, jobs: dict[int, dict]) -> dict:
     "Read a number from the runs of all its seeds."
     folders = {id(j): folder_of(sweep, j) for made in jobs.values() for j in made.values()}
-    now = states(sweep, [j for made in jobs.values() for j in made.values()])
+    now = states(sweep, {folders[id(j)].name: j for made in jobs.values() for j in made.values()})
     there = {seed: made for seed, made in jobs.items() if all(now[folders[id(j)].name] in ("done", "stale") for j in made.values())}
     line = {"jobs": " ".join(r for r, s in now.items() if s != "done")}
     line |= {"capped": json.dumps(capped(sweep.profile, cell.row.run))} if cell.row.run.method else {}
@@ -251,14 +259,14 @@ def _probed(sweep: Sweep, cell: Cell, jobs: dict[int, dict]) -> dict:
     "Ask the encoders themselves; what they said is kept."
     entry, runs, every = sweep.profile.data[cell.column.data], [], [j for made in jobs.values() for j in made.values()]
     store, split = sweep.store(entry.get("trimmed") or entry["untrimmed"]), entry.get("split", "split")
-    now = states(sweep, every)
+    now = states(sweep, {folder_of(sweep, j).name: j for j in every if j.kind == "pretrain"})
     if gone := [run for run, s in now.items() if s not in ("done", "stale")]:
         return {"jobs": " ".join(gone)} | _missing(sweep, gone)
     for job in every:
         runs += [*_asked(sweep, cell, job, store, split)]
     answers = [run.result() for run in runs if run.info["kind"] == "probe"]
     if any(cell.column.metric not in a for a in answers):
-        raise ParameterError(f"{cell.column.metric} is undefined for these clips", remedy="see the notebook of the method")
+        raise ParameterError(f"{cell.column.metric} is undefined: what it relates is the same in all of these clips, or there is none of it")
     values = [a[cell.column.metric] for a in answers]
     stale = [run for run, s in now.items() if s == "stale"]
     made = {"value": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else np.nan, "seeds": len(values),
@@ -497,7 +505,7 @@ def cards(sweep: Sweep, frame: pd.DataFrame) -> str:  # Markdown
 # %% ../../nbs/interface/46_pages.ipynb #eb18816d
 def trace_of(sweep: Sweep, name: str) -> str:
     "Fingerprint of what a page is made from."
-    runs = {run: [now, made_by(sweep.runs / run)] for run, now in states(sweep, table_jobs(sweep, name).values()).items()}
+    runs = {run: [now, made_by(sweep.runs / run)] for run, now in states(sweep, table_jobs(sweep, name)).items()}
     return fingerprint([sweep.table(name).to_dict(), sweep.profile.to_dict(), runs])
 
 

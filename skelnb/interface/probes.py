@@ -56,7 +56,7 @@ def local_rank(method: Method, store: SkeletonStore, split: str = "split", about
     for e in ERRORS:
         least = minimal_rank(whole, e).double().numpy()
         made[f"pcc_rank@{e:.1f}"] = float(np.corrcoef(ranks, least)[0, 1]) if least.std() and ranks.std() else float("nan")
-    return {"ler": made["ler@1.0"]} | {k: v for k, v in made.items() if np.isfinite(v)}
+    return {"ler": made["ler@1.0"]} | made
 
 # %% ../../nbs/interface/44_probes.ipynb #6e5036e1
 EPSILON, TEMPERATURE = 0.3, 0.02

@@ -70,9 +70,11 @@ def rests_on(
     found, todo = {}, list(modules)
     while todo:
         name = todo.pop()
-        _, *inside = name.split(".")
-        file = package.joinpath(*inside).with_suffix(".py")
-        if name not in found and len(inside) == 2 and inside[0] in floors and file.is_file():
+        _, floor, *module = name.split(".") if "." in name else ("", "")
+        if name in found or floor not in floors or len(module) != 1:
+            continue
+        file = package / floor / f"{module[0]}.py"
+        if file.is_file():
             found[name], below = _read(file, file.stat().st_mtime_ns)
             todo += below
     return dict(sorted(found.items()))

@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -44,8 +44,8 @@ from ..training.log import read_log
 
 # %% ../../nbs/interface/45_sweep.ipynb #2b715e2a
 ENTRIES = {  # part of a profile -> what an entry of it may say
-    "stores": ("open", "synthetic", "path", "keep", "gb", "clips"),
-    "data": ("learn", "without", "trimmed", "untrimmed", "split", "mean", "persons"),
+    "stores": ("open", "synthetic", "path", "prepare", "parts", "keep", "gb"),
+    "data": ("learn", "without", "trimmed", "untrimmed", "split", "mean", "layout", "methods"),
     "methods": ("size", "preset", "overrides", "at_most", "view", "fit", "frames"),
     "protocols": ("what", "read", "names", "preset", "presets", "settings", "of", "note"),
 }
@@ -94,8 +94,8 @@ def _check_profile(p: Profile) -> None:
             if other not in p.data:
                 raise ParameterError(f"{name} is the mean of {other!r} among others", place="data", remedy=did_you_mean(other, p.data))
     for name in p.methods:
-        if name != "raw":
-            _ = pretraining(p, Plan(method=name), "joint", 0)
+        for data in ("", *p.data) if name != "raw" else ():
+            _ = pretraining(p, Plan(method=name), "joint", 0, learn=data)
 
 
 def load_profile(
@@ -112,6 +112,12 @@ def load_profile(
         raise ParameterError(e.what, file=file, place=e.place, remedy=e.remedy) from None
 
 # %% ../../nbs/interface/45_sweep.ipynb #644f4daf
+def _entry(profile: Profile, method: str, learn: str = "") -> dict:
+    "What a profile says of a method that learns from some recordings."
+    entry, more = profile.methods[method], profile.data.get(learn, {}).get("methods", {}).get(method, {})
+    return entry | {k: entry.get(k, {}) | v for k, v in more.items()}
+
+
 def _sized(entry: dict, method: str, plan: Plan) -> tuple[str, dict, dict]:  # preset, fields that differ, those that were capped: name -> wanted
     presets = METHODS[method][1].presets()
     wanted = entry.get("overrides", {}) | plan.overrides
@@ -129,13 +135,20 @@ def capped(profile: Profile, plan: Plan) -> dict:  # field -> value of the row t
     return _sized(profile.methods[plan.method], plan.method, plan)[2] if plan.method in profile.methods else {}
 
 
-def pretraining(profile: Profile, plan: Plan, stream: str, seed: int, without: Sequence[str] = ()) -> Pretraining:
+def pretraining(
+    profile: Profile,
+    plan: Plan,
+    stream: str,
+    seed: int,
+    without: Sequence[str] = (),  # people
+    learn: str = "",  # from which recordings, a name of DATA
+) -> Pretraining:
     "What a row trains. A row that cannot be is a `ParameterError`."
     if plan.method not in profile.methods:
         raise ParameterError(f"the profile {profile.name} has no method {plan.method!r}", remedy=did_you_mean(plan.method, profile.methods))
     if plan.preset and plan.preset not in METHODS[plan.method][1].presets():
         raise ParameterError(f"{plan.method} has no preset {plan.preset!r}", remedy=did_you_mean(plan.preset, METHODS[plan.method][1].presets()))
-    entry = profile.methods[plan.method]
+    entry = _entry(profile, plan.method, learn)
     preset, overrides, _ = _sized(entry, plan.method, plan)
     if stream != "joint":
         overrides = overrides | {"stream": stream}
@@ -210,9 +223,16 @@ def _found(entry: dict, lab: Settings) -> SkeletonStore:
         return SkeletonStore.open(path) if path.exists() else make_store(path, **options)
     path = lab.data / entry["path"]
     if not (path / "store.json").exists():
-        raise DataError("is not there", file=path, remedy=f"skelnb prepare {path.name.split('-')[0]} FOLDER --out {path}")
+        raise DataError("is not there", file=path, remedy=_prepared(entry))
     store = SkeletonStore.open(path)
+    if "parts" in entry:
+        store.add_split("benchmark", [entry["parts"].get(part, part) for part in store.table["split"]])
     return _part(store, *entry["keep"], shelf) if "keep" in entry else store
+
+
+def _prepared(entry: dict) -> str:
+    "The command that makes a store."
+    return f"in the data folder: skelnb prepare {entry.get('prepare', Path(entry['path']).name + ' FOLDER')} --out {entry['path']}"
 
 
 def _part(store: SkeletonStore, column: str, part: str, shelf: Path) -> SkeletonStore:
@@ -288,7 +308,11 @@ def _job(sweep: Sweep, entry: dict, plan: Plan, data: str, stream: str, learn: s
         raise ParameterError(f"the profile {profile.name} has nothing for {missing[0]!r}", remedy="add it to `data` of the profile")
     p = None
     if plan.encoder == "pretrained":
-        p = pretraining(profile, plan, stream, seed, sweep.without(learn))
+        p = pretraining(profile, plan, stream, seed, sweep.without(learn), learn)
+        layouts = [profile.data[d].get("layout", "") for d in (learn, data)]
+        if entry["what"] != "pretraining" and layouts[0] != layouts[1]:
+            raise ParameterError(f"an encoder of {learn} ({layouts[0] or 'the usual joints'}) cannot read {data} ({layouts[1] or 'the usual joints'})",
+                                 remedy="prepare those recordings with the encoder's layout, and give them a name of their own")
         source = profile.data[learn]["learn"]
         if entry["what"] in ("pretraining", "probe"):
             return Job("pretrain", p.to_dict(), source, source)
@@ -353,10 +377,12 @@ def state(folder, code: str) -> str:
     return "done" if agree(made_by(folder), code) else "stale"
 
 
-def states(sweep: Sweep, jobs: Iterable[Job]) -> dict[str, str]:  # name of the run -> state
+def states(
+    sweep: Sweep,
+    jobs: Mapping[str, Job],  # by names of their runs
+) -> dict[str, str]:
     "How far some jobs are. Nothing is read but the folders' small files."
-    folders = {folder_of(sweep, job): job for job in jobs if job.kind != "untrained"}
-    return {folder.name: state(folder, code_for(job, sweep.lab.root)) for folder, job in folders.items()}
+    return {run: state(sweep.runs / run, code_for(job, sweep.lab.root)) for run, job in jobs.items()}
 
 # %% ../../nbs/interface/45_sweep.ipynb #5cd8c3ff
 def begin(folder, code: str) -> None:
@@ -553,7 +579,7 @@ def _planned(sweep: Sweep, names: Sequence[str]) -> tuple[dict, dict, list[str]]
                         (pre if j.kind == "pretrain" else tri)[fingerprint([j.settings, j.store, j.source])] = j
             except ParameterError as e:
                 why.append(f"{name}, {cell.row.label}, {cell.column.key}: {e.what}")
-    return pre, tri, why
+    return pre, tri, list(dict.fromkeys(why))
 
 
 def _there(sweep: Sweep, jobs: dict) -> str:
@@ -561,7 +587,7 @@ def _there(sweep: Sweep, jobs: dict) -> str:
     count = 0
     for job in jobs.values():
         try:
-            count += [*states(sweep, [job]).values()] == ["done"]
+            count += [*states(sweep, {folder_of(sweep, job).name: job}).values()] == ["done"]
         except SkelnbError:  # no recordings, no run
             pass
     return f"{len(jobs)}, of which {count} done"
@@ -581,11 +607,11 @@ def plan(
     lines = [title, f"profile {sweep.profile.name}: {sweep.profile.about}".rstrip(": "), "", "recordings"]
     for name in used:
         lines.append(f"  {name:<22}{_whereabouts(sweep, name)}")
-    gb = sum(sweep.profile.stores[n].get("gb", 0) for n in used)
+    gb, weights = sum(sweep.profile.stores[n].get("gb", 0) for n in used), _weights(pre)
     lines += ["", f"pre-trainings  {_there(sweep, pre)}", f"trials         {_there(sweep, tri)}", *_hours(sweep, pre, measure),
-              f"disk           {gb + 0.05 * len(pre) + 0.001 * len(tri):.1f} GB: recordings {gb:g}, checkpoints at 50 MB, results at 1 MB"]
+              f"disk           {gb + weights + 0.001 * len(tri):.1f} GB: recordings {gb:.1f}, weights {weights:.1f}, results at 1 MB"]
     if why:
-        lines += ["", f"{len(why)} numbers cannot be made:", *(f"  {w}" for w in dict.fromkeys(why))]
+        lines += ["", f"{len(why)} numbers cannot be made:", *(f"  {w}" for w in why)]
     command = "snakemake -s reports/Snakefile -d . -c2" + (f" --config profile={sweep.profile.name}") + ("" if table == "all" else f" {names[0]}")
     return "\n".join([*lines, "", command])
 
@@ -594,9 +620,17 @@ def _whereabouts(sweep: Sweep, name: str) -> str:
     "Is a store there?"
     entry = sweep.profile.stores[name]
     size = f"{entry['gb']} GB, " if "gb" in entry else ""
-    if "path" in entry and not (sweep.lab.data / entry["path"] / "store.json").exists():
-        return f"{size}missing: skelnb prepare {Path(entry['path']).name} FOLDER --out {entry['path']} (in the data folder)"
-    return size + "there"
+    gone = "path" in entry and not (sweep.lab.data / entry["path"] / "store.json").exists()
+    cut = f"cut from {Path(entry['path']).name}: {entry['keep'][0]}, {entry['keep'][1]}" if "keep" in entry else "there"
+    return size + (f"missing; {_prepared(entry)}" if gone and ("keep" not in entry or "prepare" in entry) else cut)
+
+
+def _weights(pre: dict) -> float:  # GB
+    "How much all checkpoints take."
+    jobs = [Pretraining.from_dict(j.settings) for j in pre.values()]
+    some = {p.method: p.make() for p in jobs}
+    size = {name: sum(t.numel() * t.element_size() for t in m.state_dict().values()) for name, m in some.items()}
+    return sum(size[p.method] for p in jobs) / 1e9
 
 
 def _hours(sweep: Sweep, pre: dict, measure: bool) -> list[str]:
