@@ -355,6 +355,16 @@ def test_pages_need_nothing_else(enc, tiny_store, tmp_path):
     assert "punch" in use.Segmentation(clip, np.eye(3, dtype=np.float32)[np.arange(60) % 3], tiny_store.classes, 0)._repr_html_()
 
 
+def test_query_and_moments_share_a_clock(tiny_store, tmp_path):
+    query = use.part_of(tiny_store[5], 20, 45)
+    found = use.find(query, tiny_store, k=7)
+    data = json.loads(re.search(r'"application/json">(.*?)</script>', use.write_page(found, tmp_path / "p.html").read_text(), re.S)[1])
+    titles = [c["title"] for c in data["clips"]]
+    assert len(found) == 7 and titles[0] == "asked for" and len(titles) == 6 and data["loop"]
+    assert titles[1] == f"1. {found.table().label[0]}, {found.moments.similarity[0]:.2f}" and data["seconds"] == pytest.approx(25 / 30, abs=0.04)
+    assert np.array_equal(found.player(2).clips[2][1].xyz, found[1].xyz)
+
+
 def test_the_same_words_on_the_command_line(runs, tiny_store, tmp_path, capsys):
     def said(line, status=0):
         assert cli.main([str(word) for word in line]) == status

@@ -29,7 +29,6 @@ from ..data.windows import FrameMean
 from .encoder import Embedding, Encoder, as_source, cut_windows, extracted
 from ..methods.base import Method, Preset
 from ..reporting import plots
-from ..reporting.doctor_page import STYLE
 from ..reporting.player import Player, player_html
 
 # %% ../../nbs/interface/60_use.ipynb #89220290
@@ -68,6 +67,8 @@ def page(
     *parts: str | pd.DataFrame,  # pieces of HTML, and tables
 ) -> str:  # an HTML document that needs nothing else
     "Pieces below each other on one page."
+    from skelnb.reporting.doctor_page import STYLE  # here, because the doctor is slow to import
+
     body = "".join(p if isinstance(p, str) else p.to_html(index=False, border=0, float_format=lambda v: f"{v:.2f}") for p in parts)
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
             f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>'
@@ -223,6 +224,15 @@ class Found:
         return pd.DataFrame({"name": [self.store.name(int(c)) for c in m.recording], "label": [self._label(row) for row in m.itertuples()], "start": m.start,
                              "end": m.end, "start_s": m.start / fps, "end_s": m.end / fps, "similarity": m.similarity})
 
+    def player(
+        self,
+        most: int = 5,  # moments beside the query, the most similar ones
+    ) -> Player:
+        "The query and what was found, on one clock."
+        rows = enumerate(self.table().head(most).itertuples())
+        found = {f"{i + 1}. {m.label.replace('_', ' ') or m.name}, {m.similarity:.2f}": self[i] for i, m in rows}
+        return Player({"asked for": part_of(self.clip, 0, len(self.clip)), **found}, height=240, loop=True)
+
     def _repr_html_(self): return "".join(p if isinstance(p, str) else p.to_html(index=False) for p in page_parts(self)[2:])
 
 # %% ../../nbs/interface/60_use.ipynb #4030b858
@@ -313,11 +323,7 @@ def page_parts(result) -> tuple:
         some = f"{len(result.clip)} frames, {len(result.clip) / result.clip.fps:.0f} seconds, {len(result)} segments"
         return result.clip.name, some + _made_up(result.observed), player_html(result.player()), "<h2>Segments</h2>", result.table()
     if isinstance(result, Found):
-        rows = result.table().itertuples(index=False)
-        names = [escape(f"{m.name}, {m.start_s:.1f} to {m.end_s:.1f} s, similarity {m.similarity:.2f} {m.label}") for m in rows]
-        query, *found = (player_html(Player(part_of(c, 0, len(c)), title="", height=220)) for c in (result.clip, *(result[i] for i in range(len(result)))))
-        players = [f"<h2>{i + 1}. {name}</h2>{player}" for i, (name, player) in enumerate(zip(names, found))]
-        return f"Moments like {result.clip.name}", f"{len(result.clip) / result.clip.fps:.1f} seconds were asked for", query, result.table(), *players
+        return f"Moments like {result.clip.name}", f"{len(result.clip) / result.clip.fps:.1f} seconds were asked for", player_html(result.player()), result.table()
     some = f"{len(result.frames)} frames, {len(result.windows)} windows of {result.size}, D = {result.frames.shape[1]}"
     return result.name, some + _made_up(result.observed), similarity_picture(result).svg()
 
