@@ -23,7 +23,7 @@ demo: $(V)/.ok
 # where there is no screen, it says the address to open elsewhere
 SCREEN = $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname))
 lab: $(V)/.ok
-	$(V)/jupyter lab $(if $(SCREEN),,--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tutorial_first_report.ipynb
+	$(V)/jupyter lab $(if $(SCREEN),,--no-browser) $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/nbs/tutorial_first_report.ipynb
 
 test: $(V)/.ok
 	$(V)/python -m pytest -q -n auto --dist worksteal

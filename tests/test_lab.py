@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = {  # what is short is run as it is; test_run_notebooks.py has all of them at their defaults
     "tutorial_compare": {"steps": 2},
     "tutorial_own_method": {"steps": 6},
-    "tutorial_protocols": {"steps": 2, "tune_steps": 1, "share": 0.01, "share_slim": 0.0005, "probe_epochs": 1},
+    "tutorial_protocols": {"steps": 2, "tolerance": 0.01, "tune_steps": 1, "share": 0.01, "share_slim": 0.0005, "probe_epochs": 1},
     "tutorial_scale_out": {"steps": 12},
     "tutorial_your_recording": {"steps": 2},
 }
@@ -92,5 +92,5 @@ def test_the_widget_and_python_agree(lab, project):
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_lab_opens_a_tutorial():
     shown = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    command = re.search(r"^\.venv/bin/jupyter lab .*?(\S+\.ipynb)$", shown, re.M)
+    command = re.search(r"^\.venv/bin/jupyter lab .*=/lab/tree/(\S+\.ipynb)$", shown, re.M)
     assert (ROOT / command[1]).is_file()
