@@ -123,6 +123,35 @@ def test_what_cannot_be_read_is_refused(enc, take, monkeypatch):
         enc("take.csv")
     with pytest.raises(DataError, match="NaN"):
         enc(Clip(take.xyz * np.nan, 30, take.layout, "take"))
+    with pytest.raises(ParameterError, match="batch = 0"):
+        enc(take, batch=0)
+
+
+def test_a_store_is_no_clip_and_a_path_no_encoder(enc, take, tiny_store):
+    for attempt in (lambda: enc(tiny_store), lambda: use.segment(tiny_store, enc.fit(tiny_store, epochs=1))):
+        with pytest.raises(ParameterError, match=r"a store of 6 recordings, and this is about one\n.*store\[0\]"):
+            attempt()
+    for wrong in ("runs/lode", take):
+        with pytest.raises(ParameterError, match=f"a {type(wrong).__name__} is no encoder\n.*skelnb.load"):
+            use.segment(take, wrong)
+    for options in ({"smoothing": -1}, {"shortest": 0}):
+        with pytest.raises(ParameterError, match="smoothing from 0"):
+            use.segment(take, enc, **options)
+    with pytest.raises(ParameterError, match="no page of a Clip"):
+        use.page_parts(take)
+
+
+def test_what_cannot_be_fitted_is_refused(enc, take, tiny_store):
+    for clips in ([6], [-1], ["take_0"], [True, False]):
+        with pytest.raises(ParameterError, match="by their numbers, 0 to 5"):
+            enc.fit(tiny_store, clips)
+    with pytest.raises(ParameterError, match="'epoch'.*\n.*did you mean 'epochs'"):
+        enc.fit(tiny_store, epoch=3)
+    with pytest.raises(ParameterError, match="a str is no recording\n.*SkeletonStore.open"):
+        enc.fit("a/store")
+    lost = Clip(np.where(np.arange(100)[:, None, None, None] == 7, np.nan, take.xyz), 30, take.layout, "lost", segments=[(0, 9, "wave")])
+    with pytest.raises(DataError, match=r"^clip 'lost', frame 7"):  # not the folder in which clips become a store
+        enc.fit([lost])
 
 
 def test_tables(enc, take):
@@ -196,6 +225,17 @@ def test_load_says_what_is_wrong(runs, tmp_path):
     save_weights(tmp_path / "w.safetensors", make("lode", joints=17), meta | {"preset": LodePreset.named("tiny", joints=17).to_dict()})
     refused("which skeleton its 17 joints are", tmp_path / "w.safetensors")
     assert skelnb.load(tmp_path / "w.safetensors", layout="coco17").layout == "coco17"
+    with pytest.raises(LayoutError, match="kinect_v2 has 25 joints, the encoder takes 17"):
+        skelnb.load(tmp_path / "w.safetensors", layout="kinect_v2")
+    refused("was trained on kinect_v2, not body25", runs[0], layout="body25")
+    for options in ({"window": -3}, {"fps": -1}, {"fps": "30"}, {"device": "gpu"}):
+        with pytest.raises(ParameterError, match=str(*options.values())):
+            skelnb.load(runs[1], **options)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "checkpoint.safetensors").write_bytes((runs[1] / "checkpoint.safetensors").read_bytes())
+    (tmp_path / "odd" / "run.json").write_text('{"settings": null}')
+    with pytest.raises(DataError, match="run.json: is no description of a run"):
+        skelnb.load(tmp_path / "odd")
     (tmp_path / "w.safetensors").write_bytes(b"torn")
     refused("damaged", tmp_path / "w.safetensors")
 
@@ -319,6 +359,16 @@ def test_find_refuses(enc, tiny_store):
     with pytest.raises(DataError, match="no recording is chosen"):
         use.find(make_clip("q"), tiny_store, enc, clips=[])
 
+    alone = use.part_of(tiny_store[5], 0, 30)
+    for match, error, options in (("k = 0", ParameterError, {"k": 0}), ("'token'.*\n.*did you mean 'tokens'", ParameterError, {"readout": "token"}),
+                                  ("a str is no encoder", ParameterError, {"encoder": "runs/x"})):
+        with pytest.raises(error, match=match):
+            use.find(alone, tiny_store, **{"encoder": enc, **options})
+    with pytest.raises(ParameterError, match="a store of 6 recordings"):
+        use.find(tiny_store, tiny_store, enc)
+    with pytest.raises(DataError, match="holds no recording but 'take_0'"):
+        use.find(tiny_store[0], encoder.Take(tiny_store[0]), enc)
+
     class Empty(SkeletonStore):
         def __init__(self): self.path = "nowhere"
         def __len__(self): return 0
@@ -382,6 +432,8 @@ def test_the_same_words_on_the_command_line(runs, tiny_store, tmp_path, capsys):
     assert len(said(["find", store, store, "--clip", "take_3", "--start", 5, "--end", 40, "--k", 2]).splitlines()) == 3
     assert "6 recordings, and the query is one" in said(["find", store, store], 2)
     assert "did you mean 'take_5'" in said(["embed", store, runs[1], "--clip", "take_9"], 2)
+    assert "frames 80 to 20 of 130" in said(["find", store, store, "--clip", "take_5", "--start", 80, "--end", 20], 2)
+    assert "read without options such as colour" in said(["embed", store, runs[1], "colour=red"], 2)
     assert commands.embed(store, runs[1], clip="take_5", rows="clip").splitlines()[1].split()[1] == "take_5"
 
 

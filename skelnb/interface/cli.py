@@ -37,7 +37,7 @@ def _parser(function: Callable) -> argparse.ArgumentParser:
     for key, p in inspect.signature(function).parameters.items():
         option = "--" + key.replace("_", "-")
         if p.kind is p.VAR_KEYWORD:
-            parser.add_argument(key, nargs="*", metavar="name=value", help=said.get(key))
+            parser.add_argument(key, nargs="*", default=[], metavar="name=value", help=said.get(key))
         elif p.default is p.empty:
             parser.add_argument(key, help=said.get(key))
         elif isinstance(p.default, bool):

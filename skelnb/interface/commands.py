@@ -121,6 +121,8 @@ def _as_store(path: Path, work: Path, preset: str | None, options: dict, how: di
     if not (path / "store.json").is_file():
         return _prepared(formats.recognise(path), path, work, preset, options, how)
     store = SkeletonStore.open(path)
+    if options:
+        raise ParameterError(f"is a store, which is read without options such as {min(options)}", file=path, remedy="leave them out")
     if preset is None:
         return store
     clips = map(presets.preset(preset), store)
@@ -289,7 +291,10 @@ def find(
     with _recordings(path, clip, options) as clips:
         if len(clips) != 1:
             raise ParameterError(f"{len(clips)} recordings, and the query is one", file=path, remedy="say which: --clip NAME")
-        query = use.part_of(clips[0], start, end or len(clips[0])) if start or end else clips[0]
+        end = end or len(clips[0])
+        if not 0 <= start < end <= len(clips[0]):
+            raise ParameterError(f"frames {start} to {end} of {len(clips[0])}", file=path, place=f"clip {clips[0].name!r}", remedy="0 <= start < end <= frames")
+        query = use.part_of(clips[0], start, end)
         found = use.find(query, SkeletonStore.open(store), None if encoder is None else load(encoder), k=k, index=index)
         return _written([found], out, page)
 

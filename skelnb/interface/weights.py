@@ -237,5 +237,9 @@ def from_hub(
     repo: str,  # "owner/name", or a local folder
     **options,  # of `from_pretrained`: revision, token, cache_dir, ...; and of `load`: fps, window
 ) -> Encoder:
-    "An encoder from the Hub."
-    return hub_encoder().from_pretrained(repo, **options)
+    "An encoder from the Hub. `CheckpointError`: it cannot be fetched."
+    try:
+        return hub_encoder().from_pretrained(repo, **options)
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"cannot be fetched from the Hub: {str(e).strip().splitlines()[0]}", file=f"hf://{repo}",
+                              remedy="check the name, owner/name, and the connection; what was fetched before is found without one") from e
