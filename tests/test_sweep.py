@@ -319,7 +319,7 @@ def test_numbers_are_those_of_the_runs(swept):
     assert one.labels == 16 and one.batch == 4 and one.seeds == 1 and one.selection == "last step" and one.paper == 80 and one.code
     log = cell("USDRL", "loss")
     assert log.value == pytest.approx(read_json(sweep.runs / log.runs / "result.json")["loss"])
-    assert f"- *twice*: `{cell('twice', 'linear').runs.split()[0]}`" in cards(sweep, frame)
+    assert f"<em>twice</em>: <code>{cell('twice', 'linear').runs.split()[0]}</code>" in cards(sweep, frame)
     assert len(cell("twice", "linear").runs.split()) == 2 and "unsupervised" in cell("USDRL", "rank").why
 
 

@@ -34,7 +34,7 @@ from ..evaluation.protocols import FrameMeasures, Measures, score_intervals
 from ..files import atomic_file, fingerprint, read_json, write_json
 from .probes import PROBES
 from .sources import FLOORS, code_of, rests_on
-from .sweep import Job, Sweep, begin, capped, folder_of, jobs_of, made_by, protocol, state, states, table_jobs
+from .sweep import Job, Sweep, begin, capped, folder_of, jobs_of, made_by, protocol, show_run, state, states, table_jobs
 from .tables import table_of
 from .trials import METHODS, Pretraining, Trial, collect, load_encoder
 from ..reporting.html import render
@@ -427,7 +427,8 @@ def _draw_one(ax, part: pd.DataFrame, column: str, x: list | None, color: str) -
 def origins(sweep: Sweep, table: PaperTable, frame: pd.DataFrame) -> pd.DataFrame:
     "Seeds, labels, batch, steps, commit of each row of ours."
     def said(values) -> str:
-        return ", ".join(dict.fromkeys(f"{int(v):,}" if isinstance(v, (int, float)) else str(v) for v in values.dropna() if str(v)))
+        words = dict.fromkeys(f"{int(v):,}" if isinstance(v, (int, float)) else str(v) for v in values.dropna() if str(v))
+        return ("; " if values.name == "over" else ", ").join(words)
 
     rows, names = {}, {"pretrain": "learnt from", "stores": "measured on", "seeds": "seeds", "labels": "labels seen", "batch": "effective batch",
                        "steps": "steps", "selection": "selection", "over": "interval over"}
@@ -480,27 +481,30 @@ def _behind(frame: pd.DataFrame) -> dict[str, list[str]]:  # label of a row of o
 
 
 def keep_card(sweep: Sweep, frame: pd.DataFrame) -> Path | None:
-    "A report card for a table: one that lies there, or the first that can be rendered while there are fewer than 40."
+    "A report card for a table: one that lies there, or that of the first run while there are fewer than 40. None where there are no jobs or no notebooks."
     folder, runs = sweep.pages / "cards", [run for some in _behind(frame).values() for run in some]
     made = [run for run in runs if (folder / f"{run}.html").exists()]
-    could = [run for run in runs if (sweep.work / f"{run}.ipynb").exists()]
+    could = [run for run in runs if (sweep.work / f"{run}.json").exists()] if (sweep.lab.root / "nbs" / "run_trial.ipynb").exists() else []
     if not made and (not could or len([*folder.glob("*.html")]) >= MOST_CARDS):
         return None
     run = (made or could)[0]
     notebook, card = sweep.work / f"{run}.ipynb", folder / f"{run}.html"
-    if run in could and (run not in made or notebook.stat().st_mtime > card.stat().st_mtime):
-        folder.mkdir(parents=True, exist_ok=True)
-        render(notebook, card, code=False)
+    if run not in made or notebook.exists() and notebook.stat().st_mtime > card.stat().st_mtime:
+        render(notebook if notebook.exists() else show_run(notebook.with_suffix(".json"), notebooks=sweep.lab.root / "nbs"), card, code=False)
     return card
 
 
 def cards(sweep: Sweep, frame: pd.DataFrame) -> str:  # Markdown
-    "The runs behind each row, with links to the report cards that are there."
-    rows = _behind(frame)
-    linked = lambda run: f"[{run}](cards/{run}.html)" if (sweep.pages / "cards" / f"{run}.html").exists() else f"`{run}`"
-    lines = [f"- *{label}*: " + ", ".join(map(linked, runs)) for label, runs in rows.items()]
-    where = f"A linked run has its report card here; those of all others are written by the sweep, to `runs/sweep/{sweep.profile.name}/RUN.html`."
-    return "\n".join(["## Runs behind these numbers\n", where, "", *lines]) if rows else ""
+    "The runs behind each row, and links to the report cards that are there."
+    rows, there = _behind(frame), lambda run: (sweep.pages / "cards" / f"{run}.html").exists()
+    if not rows:
+        return ""
+    said = [f"Report card: [{run}](cards/{run}.html), of *{label}*." for label, runs in rows.items() for run in runs if there(run)]
+    said.append(f"Report cards of all other runs are written by the sweep, to `runs/sweep/{sweep.profile.name}/RUN.html`.")
+    lines = [f"<li><em>{escape(label)}</em>: {', '.join(f'<code>{run}</code>' for run in runs)}</li>" for label, runs in rows.items()]
+    count = len({run for runs in rows.values() for run in runs})
+    folded = f"<details><summary>{count} run{'s' * (count > 1)}</summary><ul>{''.join(lines)}</ul></details>"
+    return "\n".join(["## Runs behind these numbers\n", *said, "", folded])
 
 # %% ../../nbs/interface/46_pages.ipynb #eb18816d
 def trace_of(sweep: Sweep, name: str) -> str:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ENTRIES', 'NOTEBOOKS', 'MEASURES', 'Profile', 'load_profile', 'capped', 'pretraining', 'Sweep', 'Job', 'protocol',
            'jobs_of', 'folder_of', 'needed_by', 'code_for', 'made_by', 'state', 'states', 'begin', 'locked', 'trained',
-           'cells_of', 'table_jobs', 'graph', 'adopt', 'lease', 'run_job', 'measured_rate', 'logged_rate', 'plan',
-           'main']
+           'cells_of', 'table_jobs', 'graph', 'adopt', 'lease', 'show_run', 'run_job', 'measured_rate', 'logged_rate',
+           'plan', 'main']
 
 # %% ../../nbs/interface/45_sweep.ipynb #8e1f0109
 import fcntl
@@ -528,6 +528,20 @@ def _take(gpus: Sequence[str], count: int, folder: Path) -> dict:
     return {}
 
 # %% ../../nbs/interface/45_sweep.ipynb #94a69827
+def show_run(
+    file,  # of the job, written by `graph`
+    devices: int = 1,  # GPUs, or processes, of a pre-training
+    notebooks="nbs",  # folder of the run notebooks
+) -> Path:  # the executed notebook, beside the file
+    "Execute the notebook of a job. What the run has done already is not done again, only shown."
+    papermill = import_module("papermill")
+    order, out = read_json(file), Path(file).with_suffix(".ipynb")
+    given = {k: order[k] for k in ("settings", "store", "out")} | ({"devices": devices} if order["kind"] == "pretrain" else {"source": order["source"]})
+    notebook = Path(notebooks) / f"{NOTEBOOKS[order['kind']]}.ipynb"
+    papermill.execute_notebook(str(notebook), str(out), parameters=given, progress_bar=False, log_output=False)
+    return out
+
+
 def run_job(
     file,  # of the job, written by `graph`
     devices: int = 1,  # GPUs, or processes, of a pre-training
@@ -536,17 +550,15 @@ def run_job(
     "Run a job as a notebook. A failure is written into the stamp and not raised."
     papermill = import_module("papermill")
     file, start = Path(file), time.time()
-    order, out = read_json(file), file.with_suffix(".ipynb")
-    notebook = Path(notebooks) / f"{NOTEBOOKS[order['kind']]}.ipynb"
+    order = read_json(file)
     begin(Path(order["out"]) / order["run"], order["code"])
-    given = {k: order[k] for k in ("settings", "store", "out")} | ({"devices": devices} if order["kind"] == "pretrain" else {"source": order["source"]})
     try:
         with lease(devices if order["kind"] == "pretrain" else 1):
-            papermill.execute_notebook(str(notebook), str(out), parameters=given, progress_bar=False, log_output=False)
+            show_run(file, devices, notebooks)
         stamp = {"ok": True, "seconds": round(time.time() - start, 1)}
     except papermill.PapermillExecutionError as e:
         stamp = {"ok": False, "error": f"{e.ename}: {str(e.evalue).splitlines()[0] if e.evalue else ''}"}
-    render(out)
+    render(file.with_suffix(".ipynb"))
     return read_json(write_json(file.with_suffix(".done"), stamp))
 
 # %% ../../nbs/interface/45_sweep.ipynb #3e3661af
