@@ -51,7 +51,7 @@ def chromium():
 def tab(browser, home, **options):
     "A tab with a memory of its own. `home`: how the addresses begin that it may ask for. At the end nothing may have gone wrong in it."
     context = browser.new_context(**options)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)  # a busy machine is no reason to fail
     page, wrong = context.new_page(), []
     allowed = (home, home.replace("http:", "ws:"), "data:", "blob:", "about:")
     page.on("request", lambda r: r.url.startswith(allowed) or wrong.append(f"asked for {r.url[:200]}"))
@@ -70,15 +70,48 @@ def tab(browser, home, **options):
 def plays(player):
     "Press play: the clock goes on and the picture changes; press again: it stands."
     player.scroll_into_view_if_needed()
-    button, clock, canvas = player.locator("button.play"), player.locator("output"), player.locator(".view canvas").first
-    state = lambda: (clock.inner_text(), canvas.evaluate("c => c.toDataURL()"))  # noqa: E731
+    page, button, clock, canvas = player.page, player.locator("button.play"), player.locator("output"), player.locator(".view canvas").first
+    state = lambda: [clock.inner_text(), canvas.evaluate("c => c.toDataURL()")]  # noqa: E731
     before = state()
     button.click()
-    clock.page.wait_for_function("([clock, text]) => clock.textContent.slice(0, 3) !== text.slice(0, 3)", arg=[clock.element_handle(), before[0]])
-    player.page.wait_for_timeout(100)
-    button.click()
+    page.wait_for_function("([player, clock, picture]) => player.querySelector('output').textContent !== clock"
+                           " && player.querySelector('.view canvas').toDataURL() !== picture", arg=[player.element_handle(), *before])
+    if button.get_attribute("aria-label") == "pause":  # not at its end meanwhile
+        button.click()
     after = state()
-    return after[0] != before[0] and after[1] != before[1] and state() == after
+    page.wait_for_timeout(100)
+    return state() == after
+
+
+# Contrast of WCAG 2 between the colour of every piece of text and what is behind it, as the page shows them.
+# Left out: figures, and with them the coloured pieces of a timeline (test_plots.py has their colours).
+CONTRAST = """() => {
+  const pen = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
+  const over = (colors) => {
+    for (const c of colors) { pen.fillStyle = c; pen.fillRect(0, 0, 1, 1); }
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (rgb) => rgb.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = new Map();
+  for (let node; (node = texts.nextNode());) {
+    const own = node.parentElement;
+    if (!node.data.trim() || own.closest("svg, script, style, option, .skelnb-player .row") || !own.checkVisibility()) continue;
+    const behind = [];
+    for (let e = own; e; e = e.parentElement) behind.unshift(getComputedStyle(e).backgroundColor);
+    const ink = getComputedStyle(own).color, [a, b] = [light(over(["Canvas", ...behind])), light(over(["Canvas", ...behind, ink]))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), key = `${own.localName}.${own.className} ${ink} on ${over(["Canvas", ...behind])}`;
+    if (!found.has(key)) found.set(key, [ratio, node.data.trim().slice(0, 40)]);
+  }
+  return { page: over(["Canvas", getComputedStyle(document.documentElement).backgroundColor, getComputedStyle(document.body).backgroundColor]),
+           low: [...found].filter(([, [ratio]]) => ratio < 4.5).map(([key, [ratio, text]]) => `${ratio.toFixed(2)} ${key}: ${text}`) };
+}"""
+
+
+def contrast(page):
+    "How light the page is, 0 to 255, and every kind of text in it whose contrast is below 4.5."
+    found = page.evaluate(CONTRAST)
+    return sum(found["page"]) / 3, found["low"]
 
 
 # ---- JupyterLab ----------------------------------------------------------------------------------------------------------------------------

@@ -2,11 +2,10 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from helpers_browser import chromium, contrast, tab
 
 pytest.importorskip("nbconvert")
 from skelnb.errors import DataError  # noqa: E402
@@ -57,6 +56,18 @@ def test_nothing_comes_from_the_network(site):
         assert not re.search(r"(src|href)=\"(https?:)?//[^\"]*\.(js|css|woff2?|png)|@import|cdn\.|mathjax", text, re.I)
 
 
+def test_pages_open_offline_and_the_search_finds(site):
+    with chromium() as browser:
+        for scheme in ("light", "dark"):
+            with tab(browser, site.as_uri(), color_scheme=scheme, offline=True) as page:
+                page.goto((site / "index.html").as_uri())
+                low = contrast(page)[1]
+                page.locator("nav.menu input").fill("effective_rank")
+                page.locator('#found a[href="objectives/rank.html#effective_rank"]').click()
+                page.wait_for_url("**/rank.html#effective_rank")
+                assert low + contrast(page)[1] == [], f"hard to read in {scheme}"
+
+
 def test_search_entries_point_at_anchors(site, pages):
     entries = json.loads((site / "search.js").read_text().removeprefix("const SEARCH = ").removesuffix(";\n"))
     assert ["effective_rank", "skelnb.objectives.rank"] in [e[:2] for e in entries]
@@ -81,12 +92,3 @@ def test_code_becomes_a_link_only_where_it_means_one_thing(pages):
 def test_a_folder_without_notebooks_is_named(tmp_path):
     with pytest.raises(DataError, match="holds no notebooks"):
         find_pages(tmp_path)
-
-
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to search in")
-def test_the_search_finds_without_a_server(site):
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"file://{site}/index.html?q=effective_rank"]
-    page = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    assert page, "chromium said nothing"
-    found = re.search(r'id="found".*?</ul>', page, re.S)[0]
-    assert 'href="objectives/rank.html#effective_rank"' in found

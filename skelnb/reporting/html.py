@@ -194,9 +194,9 @@ def read_notebook(path: Path):
 
 
 def code_style() -> str:
-    "Colours of code, light and dark."
+    "Colours of code, light and dark; both styles keep a contrast of 4.5, comments too."
     HtmlFormatter = _tool("pygments.formatters").HtmlFormatter
-    light, dark = (HtmlFormatter(style=s, nobackground=True).get_style_defs(".highlight") for s in ("friendly", "github-dark"))
+    light, dark = (HtmlFormatter(style=s, nobackground=True).get_style_defs(".highlight") for s in ("xcode", "github-dark"))
     plain = ".highlight pre { line-height: 1.5; }"  # pygments' own is tighter
     return f"{light}\n{plain}\n@media (prefers-color-scheme: dark) {{\n{dark}\n{plain}\n}}"
 
