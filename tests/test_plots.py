@@ -124,6 +124,24 @@ def test_front_of_the_recordings(recordings):
     assert front(xyz, "kinect_v2")[2] @ [0, 0, -1] > 0.9  # they face the camera
 
 
+def test_film_strip_of_a_picture():
+    pose = np.random.default_rng(0).uniform(100, 400, (17, 2))
+    pose[:, 1] -= 200 * (np.array(layout("coco17").joints) == "nose")  # y points down: the nose is above all else
+    clip = np.stack([pose, pose + 30])
+    clip[1, 9] = 0  # not found
+    first, second = film_strip(clip, "coco17", n=2).axes
+    nose = [line.get_xydata()[0] for ax in (first, second) for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(nose, [pose[0] * (1, -1), (pose[0] + 30) * (1, -1)])
+    every = np.concatenate([line.get_xydata() for line in second.lines])
+    assert np.nanmin(np.abs(every)) > 0 and np.nanmax(every[:, 1]) == nose[1][1]
+    upright = film_strip(clip * (1, -1), "coco17", n=2, up="y")
+    np.testing.assert_allclose([line.get_xydata()[0] for line in upright.axes[0].lines if line.get_marker() == "o"], nose[:1])
+    (left, right), (bottom, top) = first.get_xlim(), first.get_ylim()
+    assert left < pose[:, 0].min() and pose[:, 0].max() + 30 < right and bottom < -pose[:, 1].max() - 30 and top > -pose[0, 1]
+    with pytest.raises(ParameterError, match="nobody"):
+        film_strip(clip * 0, "coco17")
+
+
 def test_film_strip_refuses_nobody():
     with pytest.raises(ParameterError, match="nobody"):
         film_strip(np.zeros((4, 25, 3)))

@@ -343,22 +343,31 @@ def head_of(layout) -> list[int]:
     return [joints.index(name) for name in ("head", "nose") if name in joints][:1]
 
 
+def _as_seen(xyz: np.ndarray, layout, up: str) -> np.ndarray:  # (T, M, V, C) -> (T, M, V, 2): to the right, and up
+    "A body from the front; of a picture what it shows: joints at (0, 0) were not found and are NaN."
+    if xyz.shape[-1] == 3:
+        return xyz @ front(xyz, layout)[:2].T
+    return np.where(xyz.any(-1, keepdims=True), xyz * np.float32([1, -1 if up == "-y" else 1]), np.nan)
+
+
 def film_strip(
-    xyz: np.ndarray,  # (T, M, V, 3) or (T, V, 3), metres
+    xyz: np.ndarray,  # (T, M, V, 3) or (T, V, 3), metres; or positions in a picture, (T, M, V, 2) or (T, V, 2)
     layout="kinect_v2",  # name or Layout
     n: int = 8,  # frames shown, evenly spread from first to last
     fps: float = 30,  # for the times below
     title: str = "",
+    up: str = "-y",  # of positions in a picture: "-y" where y counts downwards, or "y"
 ) -> Plot:
-    "A row of skeletons, from the front; the subject's left is orange, the right blue."
+    "A row of skeletons, from the front, or as the picture shows them; the subject's left is orange, the right blue."
     xyz = np.asarray(xyz, np.float32)
     xyz = xyz[:, None] if xyz.ndim == 3 else xyz
     frames = np.linspace(0, len(xyz) - 1, min(n, len(xyz))).round().astype(int)
-    view, bones, colors = front(xyz, layout), np.array(find_layout(layout).bones), side_colors(layout)
-    flat, there = xyz @ view[:2].T, xyz.any((2, 3))
+    bones, colors, there = np.array(find_layout(layout).bones), side_colors(layout), xyz.any((2, 3))
     if not there.any():
         raise ParameterError("nobody is there: every coordinate is zero", remedy="show another clip")
-    low, high = flat[there].min((0, 1)), flat[there].max((0, 1))
+    flat = _as_seen(xyz, layout, up)
+    low, high = np.nanmin(flat[there], (0, 1)), np.nanmax(flat[there], (0, 1))
+    margin = 0.05 if xyz.shape[-1] == 3 else 0.03 * (high[1] - low[1])
     middle, half = (low[0] + high[0]) / 2, max(high[0] - low[0], 0.45 * (high[1] - low[1])) / 2 * 1.08
     head = head_of(layout)
     wide = 8.6  # inches: a little less than JupyterLab has on a screen of 1280 pixels, beside its list of files
@@ -372,7 +381,7 @@ def film_strip(
                     path = np.concatenate([ends, np.full_like(ends[:, :1], np.nan)], 1).reshape(-1, 2)
                     ax.plot(*path.T, color=color, linewidth=1.7, solid_capstyle="round")
                 ax.plot(*flat[t, m, head].T, "o", markersize=5.5, color=TRUNK)
-            ax.set(xlim=(middle - half, middle + half), ylim=(low[1] - 0.05, high[1] + 0.05), aspect="equal")
+            ax.set(xlim=(middle - half, middle + half), ylim=(low[1] - margin, high[1] + margin), aspect="equal")
             ax.set_axis_off()
             ax.text(0.5, -0.04, f"{t / fps:.1f} s", transform=ax.transAxes, ha="center", va="top", fontsize=8, color=SOFT)
         if title:
