@@ -143,7 +143,7 @@ def _split(store: SkeletonStore, to: str, needed: bool) -> str | None:
                              remedy=f"say which: split={columns[0]}; there are {', '.join(columns)}" if columns else "add one: store.add_split")
     return columns[0] if len(columns) == 1 else None
 
-
+# %% ../../nbs/interface/20_commands.ipynb #209de2ee
 def convert(
     source,  # file, folder or store to read
     target,  # file or folder to write
