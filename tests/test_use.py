@@ -1,7 +1,9 @@
 """Use: any recording through any encoder in windows, names from a few labels, similar moments, and errors that say what to do."""
 
+import ast
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -435,6 +437,32 @@ def test_the_same_words_on_the_command_line(runs, tiny_store, tmp_path, capsys):
     assert "frames 80 to 20 of 130" in said(["find", store, store, "--clip", "take_5", "--start", 80, "--end", 20], 2)
     assert "read without options such as colour" in said(["embed", store, runs[1], "colour=red"], 2)
     assert commands.embed(store, runs[1], clip="take_5", rows="clip").splitlines()[1].split()[1] == "take_5"
+
+
+def imported_with(start):
+    "Modules that are imported with one of skelnb: those that statements at the top of it name, and of it in turn."
+    found, todo = set(), [start]
+    while todo:
+        module = todo.pop()
+        file = Path(skelnb.__file__).parents[1] / (module.replace(".", "/") + ".py")
+        if module in found or not file.is_file():
+            found.add(module)
+            continue
+        found.add(module)
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                base = ".".join([*(module.split(".")[: -node.level] if node.level else []), *filter(None, [node.module])])
+                todo += [base, *(f"{base}.{a.name}" for a in node.names)]
+            elif isinstance(node, ast.Import):
+                todo += [a.name for a in node.names]
+    return found
+
+
+def test_loading_an_encoder_imports_little():
+    found = imported_with("skelnb.interface.encoder")
+    assert {"torch", "pandas", "skelnb.methods.slim", "skelnb.training.fit"} <= found  # the walk goes somewhere
+    slow = ("lightning", "joblib", "sklearn", "scipy", "matplotlib", "skelnb.evaluation.detection", "skelnb.interface.trials", "skelnb.reporting")
+    assert [m for m in sorted(found) if m.startswith(slow)] == []  # together they take longer than PyTorch
 
 
 def test_names_of_the_package():
