@@ -340,11 +340,11 @@ def shown_table(
     made = {}
     for c in table.columns:
         mine = frame[frame.column == c.key].sort_values("line")
-        head = " ".join(c.head) + ("" if c.unit == "%" else f", {c.unit}" if c.unit else "")
+        head = " ".join(c.head) + (f", {c.unit}" if c.unit not in ("", "%") and c.unit not in " ".join(c.head) else "")
         if mine.paper.notna().any():
             made[head, "paper"] = ["" if pd.isna(v) else f"{v:.{places[c.key]}f}" for v in mine.paper]
         if mine.ours.any():
-            where = f"here, {mark}" if mark and c.protocol != "efficiency" else "here"
+            where = "here" if not mark or c.metric in COSTS else f"here, {mark}"  # costs are those of the paper's sizes
             made[head, where] = [_spoken(r, max(1, min(places[c.key], 2))) for r in mine.itertuples()]
     shown = pd.DataFrame(made, index=index)
     shown.columns = pd.MultiIndex.from_tuples(shown.columns)
