@@ -326,6 +326,19 @@ def test_what_would_go_to_the_hub_and_come_from_it(saved, tmp_path, monkeypatch)
     assert np.array_equal(skelnb.load("hf://me/slim")(clip).frames, enc(clip).frames) and sent["repo"] == "me/slim"
 
 
+def test_what_the_hub_does_not_give(monkeypatch):
+    mixin = pytest.importorskip("huggingface_hub.hub_mixin")
+
+    def away(*args, **options):
+        raise OSError("no way there\nat all")
+
+    monkeypatch.setattr(mixin, "hf_hub_download", lambda **kw: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", away)
+    for repo, match in (("me/slim", "hf://me/slim: cannot be fetched from the Hub: no way there\n.*connection"), ("a/b/c", "hf://a/b/c: cannot")):
+        with pytest.raises(CheckpointError, match=match):
+            skelnb.load(f"hf://{repo}")
+
+
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ParameterError, match=r"pip install skelnb\[hub\]"):
