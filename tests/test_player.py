@@ -14,7 +14,7 @@ from PIL import Image
 
 from skelnb.data.clip import Clip
 from skelnb.errors import DataError, ParameterError, SkelnbError
-from skelnb.reporting.player import ABSENT, Player, _lanes, _upright, pack, still, view_of, weight_scale
+from skelnb.reporting.player import ABSENT, Player, _lanes, _upright, pack, still, view_data, view_of, weight_scale
 from skelnb.topology import layout, layouts
 
 CLASSES = ["background", "wave", "jump"]
@@ -124,6 +124,20 @@ def test_pictures_and_other_verticals_are_shown_upright():
     assert np.array_equal(_upright(space)[..., 1], space.xyz[..., 2])
     for clip in (plane, space):
         assert "<script" in Player(clip)._repr_html_()
+
+
+def test_joints_that_a_picture_does_not_show_are_not_drawn():
+    xy = RNG.uniform(100, 400, (6, 1, 17, 2)).astype(np.float32)
+    xy[:, :, 9] = 0  # a wrist that was never found
+    xy[2] = 0  # and once nobody
+    clip = Clip(xy, 30, "coco17", "c", units="px", up="-y")
+    view = view_of(clip)
+    assert np.isnan(view.xyz[0, 0, 9]).all() and np.isfinite(np.delete(view.xyz[0, 0], 9, 0)).all()
+    assert np.nanmax(np.abs(view.xyz[..., :2])) <= 150, "the corner of the picture is no part of the body"
+    data = view_data(view)
+    q = np.frombuffer(base64.b64decode(data["xyz"]), "<i2").reshape(6, 17, 3)
+    assert (q[:, 9] == ABSENT).all() and (q[2] == ABSENT).all() and (np.delete(q[0], 9, 0) != ABSENT).all()
+    assert np.isfinite(data["fit"]).all() and "nan" not in still([view])
 
 
 def test_overlapping_segments_are_shown():

@@ -33,7 +33,7 @@ def _middle(view: View, frames: int) -> View:
     start = int(np.clip(there[len(there) // 2] - frames // 2, 0, len(view.xyz) - frames))
     part = slice(start, start + frames)
     seen = view.xyz[part][view.there[part]]
-    moved = view.xyz[part] - (seen.min((0, 1)) + seen.max((0, 1))) / 2
+    moved = view.xyz[part] - (np.nanmin(seen, (0, 1)) + np.nanmax(seen, (0, 1))) / 2
     return replace(view, xyz=moved, there=view.there[part], title=f"{view.title} (the middle {frames / view.fps:.1f} s)")
 
 

@@ -36,17 +36,20 @@ def _upright(clip: Clip) -> np.ndarray:
 
 
 def _seen_from_front(xyz: np.ndarray, layout) -> tuple[np.ndarray, np.ndarray]:
-    "(T, M, V, 3) as the viewer sees it (right, up, towards), centred on its bounding box; and (T, M) who is there."
+    """(T, M, V, 3) as the viewer sees it (right, up, towards), centred on its bounding box; and (T, M) who is there.
+
+    Of a picture, joints at (0, 0) were not found and are NaN."""
     there = xyz.any((2, 3))
     if not there.any():
         raise ParameterError("nobody is there: every coordinate is zero", remedy="show another clip")
     there, xyz = there[:, there.any(0)], xyz[:, there.any(0)]
     if xyz.shape[-1] == 2:
-        xyz = np.concatenate([xyz, np.zeros_like(xyz[..., :1])], -1)
+        found = xyz.any(-1, keepdims=True)
+        xyz = np.where(found, np.concatenate([xyz, np.zeros_like(xyz[..., :1])], -1), np.nan)
     else:
         xyz = xyz @ front(xyz, layout).T
     seen = xyz[there]
-    return xyz - (seen.min((0, 1)) + seen.max((0, 1))) / 2, there
+    return xyz - (np.nanmin(seen, (0, 1)) + np.nanmax(seen, (0, 1))) / 2, there
 
 
 def pack(
@@ -55,15 +58,16 @@ def pack(
     bits: int = 16,  # or 8
 ) -> tuple[str, float]:  # base64 of little-endian integers (T, M, V, 3); the length of one unit
     "Positions as integers: millimetres, or coarser where the bits would not hold them."
-    unit = max(0.001, float(np.abs(xyz[there]).max(initial=0)) / {16: 32000, 8: 127}[bits])
-    q = np.where(there[..., None, None], np.rint(xyz / unit), -(2 ** (bits - 1))).astype(f"<i{bits // 8}")
+    known = there[..., None, None] & np.isfinite(xyz)
+    unit = max(0.001, float(np.abs(xyz[known]).max(initial=0)) / {16: 32000, 8: 127}[bits])
+    q = np.where(known, np.rint(np.nan_to_num(xyz) / unit), -(2 ** (bits - 1))).astype(f"<i{bits // 8}")
     return base64.b64encode(q.tobytes()).decode(), unit
 
 # %% ../../nbs/reporting/30_player.ipynb #8179588e
 @dataclass
 class View:
     "A clip seen from the front, and what is drawn on it."
-    xyz: np.ndarray  # (T, M, V, 3) right, up, towards the viewer; centred; persons who never appear are left out
+    xyz: np.ndarray  # (T, M, V, 3) right, up, towards the viewer; centred; NaN: a joint not found in a picture; persons who never appear are left out
     there: np.ndarray  # (T, M) who is there
     layout: Layout
     fps: float  # frames per second
@@ -130,7 +134,7 @@ def view_data(
     "A view as `player.js` reads it."
     xyz, there, seen, side = view.xyz[::every], view.there[::every], view.xyz[view.there], _side(view.layout)
     (coordinates, unit), (T, M, V) = pack(xyz, there, bits), xyz.shape[:3]
-    size = [round(float(np.hypot(seen[..., 0], seen[..., 2]).max()), 3), round(float(np.ptp(seen[..., 1])), 3)]
+    size = [round(float(np.nanmax(np.hypot(seen[..., 0], seen[..., 2]))), 3), round(float(np.nanmax(seen[..., 1]) - np.nanmin(seen[..., 1])), 3)]
     more = {}
     if view.weights is not None:
         grey = np.rint(255 * np.clip((view.weights[::every] - scale[0]) / (scale[1] - scale[0]), 0, 1)).astype(np.uint8)
@@ -209,18 +213,18 @@ def _strip(view: View, n: int, top: float, tallest: float, scale_of_weights) -> 
     "n poses next to each other, 720 wide; and the height they take."
     xyz, there, bones = view.xyz, view.there, np.array(view.layout.bones)
     frames = np.linspace(0, len(xyz) - 1, min(n, len(xyz))).round().astype(int)
-    half = np.abs(xyz[there][..., :2]).max((0, 1))  # centred: half the width, half the height
+    half = np.nanmax(np.abs(xyz[there][..., :2]), (0, 1))  # centred: half the width, half the height
     cell = 720 / len(frames)
     scale = min(cell / (2.1 * half[0]), tallest / (2.1 * half[1]))
     height, svg = 2.1 * half[1] * scale, []
     for i, t in enumerate(frames):
         for m in np.flatnonzero(there[t]):
             at = np.array([(i + 0.5) * cell, top + height / 2]) + xyz[t, m, :, :2] * [scale, -scale]
-            colors = bone_colors(view, t, m, scale_of_weights)
+            colors, found = bone_colors(view, t, m, scale_of_weights), np.isfinite(at).all(1)
             for color in dict.fromkeys(colors):
-                d = "".join(f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" for a, b in at[bones[colors == color]])
+                d = "".join(f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" for a, b in at[bones[(colors == color) & found[bones].all(1)]])
                 svg.append(f'<path d="{d}" stroke="{color}" opacity="{0.55 if m else 1}"/>')
-            svg += [f'<circle cx="{at[v, 0]:.1f}" cy="{at[v, 1]:.1f}" r="3.5" fill="{TRUNK}"/>' for v in head_of(view.layout)]
+            svg += [f'<circle cx="{at[v, 0]:.1f}" cy="{at[v, 1]:.1f}" r="3.5" fill="{TRUNK}"/>' for v in head_of(view.layout) if found[v]]
     return svg, height
 
 

@@ -36,7 +36,7 @@ def _canvas(player: Player, views: list[View], lanes: list[dict], width: int):
     height = -(-(TITLE + player.height + foot) // 2) * 2  # even: most video formats ask for that
     fig = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
     canvas, stages, seconds = FigureCanvasAgg(fig), [], max(len(v.xyz) / v.fps for v in views)
-    seen = [np.abs(v.xyz[v.there][..., :2]).max((0, 1)) for v in views]
+    seen = [np.nanmax(np.abs(v.xyz[v.there][..., :2]), (0, 1)) for v in views]
     shared = np.max(seen, 0) if not any(v.flat for v in views) else None
     for i, (view, own) in enumerate(zip(views, seen)):
         box = (width / len(views), player.height)

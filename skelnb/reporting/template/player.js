@@ -9,15 +9,18 @@
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
-  // Positions: integers of 16 or 8 bits, (T, M, V, 3), in units of clip.unit; the lowest integer marks an absent person.
+  // Positions: integers of 16 or 8 bits, (T, M, V, 3), in units of clip.unit; the lowest integer marks a joint that was not found. Nobody: null.
   function unpack({ xyz, bits, unit, T, M, V }) {
     const q = new (bits === 8 ? Int8Array : Int16Array)(bytes(xyz).buffer), ABSENT = -(2 ** (bits - 1));
     return (person, at) => {
       const a = clamp(Math.floor(at), 0, T - 1), b = Math.min(a + 1, T - 1), w = clamp(at - a, 0, 1);
       const i = (a * M + person) * V * 3, j = (b * M + person) * V * 3;
-      if (q[i] === ABSENT) return null;
-      const blend = q[j] !== ABSENT ? w : 0;
-      return Array.from({ length: V }, (_, v) => [0, 1, 2].map((c) => unit * ((1 - blend) * q[i + 3 * v + c] + blend * q[j + 3 * v + c])));
+      const joints = Array.from({ length: V }, (_, v) => {
+        if (q[i + 3 * v] === ABSENT) return null;
+        const blend = q[j + 3 * v] !== ABSENT ? w : 0;
+        return [0, 1, 2].map((c) => unit * ((1 - blend) * q[i + 3 * v + c] + blend * q[j + 3 * v + c]));
+      });
+      return joints.some(Boolean) ? joints : null;
     };
   }
 
@@ -57,10 +60,11 @@
   }
 
   function body(pen, joints, project, clip, ink, strength, weight, color) {
-    const at = joints.map(project), dot = (v, r, fill) => {
+    const at = joints.map((joint) => joint && project(joint)), dot = (v, r, fill) => {
+      if (!at[v]) return;
       pen.fillStyle = fill; pen.beginPath(); pen.arc(at[v][0], at[v][1], r * at[v][3], 0, 7); pen.fill();
     };
-    const bones = clip.bones.map(([a, b, side]) => ({ a: at[a], b: at[b], depth: at[a][2] + at[b][2], color: weight ? color((weight[a] + weight[b]) / 2) : side || ink }));
+    const bones = clip.bones.filter(([a, b]) => at[a] && at[b]).map(([a, b, side]) => ({ a: at[a], b: at[b], depth: at[a][2] + at[b][2], color: weight ? color((weight[a] + weight[b]) / 2) : side || ink }));
     pen.lineCap = "round"; pen.globalAlpha = strength;
     for (const { a, b, color } of bones.sort((p, q) => p.depth - q.depth)) {
       pen.strokeStyle = color; pen.lineWidth = 3.2 * (a[3] + b[3]) / 2;
@@ -77,7 +81,7 @@
     let last = null;
     pen.strokeStyle = side || ink; pen.lineWidth = 2;
     for (let i = 0; i <= n; i++) {
-      const joints = person(m, from + (at - from) * i / n), here = joints && project(joints[joint]);
+      const joints = person(m, from + (at - from) * i / n), here = joints && joints[joint] && project(joints[joint]);
       if (here && last) { pen.globalAlpha = 0.75 * i / n; pen.beginPath(); pen.moveTo(last[0], last[1]); pen.lineTo(here[0], here[1]); pen.stroke(); }
       last = here;
     }
