@@ -41,12 +41,13 @@ shots: $(V)/.ok
 	$(V)/python tests/shots.py
 
 PROFILE ?= standin
-CORES ?= 2
-GPUS ?= 1
+CORES ?= $(or $(GPUS),2)
+# GPUS=4: four jobs at a time, a GPU for each; without it a job for each core, and those on one GPU wait for each other
+GPUS ?=
 SWEEP = $(V)/snakemake -s reports/Snakefile -d . --config profile=$(PROFILE)
 # one sweep at a time; what a killed one left locked or half written is unlocked and made again
 tables: $(V)/.ok
-	mkdir -p runs && flock -n runs/sweep.lock sh -c '$(SWEEP) --unlock --quiet && $(SWEEP) -c$(CORES) --resources gpu=$(GPUS) \
+	mkdir -p runs && flock -n runs/sweep.lock sh -c '$(SWEEP) --unlock --quiet && $(SWEEP) -c$(CORES) $(if $(GPUS),--resources gpu=$(GPUS)) \
 	  --rerun-incomplete --rerun-triggers mtime input --quiet rules --keep-going $(TABLE)'  # tables last, behind an option without values
 
 clean:

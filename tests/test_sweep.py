@@ -19,6 +19,7 @@ from helpers_browser import browser, seen_by_browser
 
 import skelnb
 from skelnb import settings
+from skelnb.data.synthetic import make_store
 from skelnb.errors import DataError, ParameterError
 from skelnb.files import read_json, write_json
 from skelnb.interface import sweep as module
@@ -92,10 +93,12 @@ def every():
 def test_every_run_a_table_names_is_a_valid_parameter_set(profile, every):
     known = load_profile(profile, ROOT / "reports" / "profiles")
     for name, table in every.items():
-        for cell in (c for c in table.cells() if not c.skip and c.row.run.method):
-            for stream in cell.row.run.stream:
-                p = pretraining(known, cell.row.run, stream, 0)
-                assert p.method == cell.row.run.method and p.steps >= 1 and p.model, f"{name}, {cell.row.label}"
+        cells = [c for c in table.cells() if not c.skip and c.row.run.method]
+        for row in {id(c.row): c.row for c in cells}.values():
+            for stream in row.run.stream:
+                p = pretraining(known, row.run, stream, 0)
+                assert p.method == row.run.method and p.steps >= 1 and p.model, f"{name}, {row.label}"
+        for cell in cells:
             assert {d for d in (cell.column.data, cell.pretrain) if d} <= known.data.keys() | {""}, f"{name}: {cell.column.data} is not in {profile}"
 
 
@@ -150,8 +153,6 @@ def test_who_is_scored_is_not_learnt_from(tmp_path):
 
 
 def test_a_part_of_a_split_becomes_a_store_without_labels(tmp_path):
-    from skelnb.data.synthetic import make_store
-
     whole = make_store(tmp_path / "whole", 12, seed=1, subjects=6)
     part = module._part(whole, "split", "train", tmp_path)
     assert len(part) == len(whole.split("split", "train")) and part.classes == () or not part.classes
@@ -226,12 +227,15 @@ def test_a_changed_method_concerns_its_own_runs_only(another_library):
         jobs |= {"raw": Job("trial", dict(pretraining={}, what="frames"), "", "")}
         return {name: code_for(job, ROOT) for name, job in jobs.items()}
 
+    seen = [codes()]
+
     def changed(name, before, after):
         "Which runs are stale after a change in a module."
-        file, old = another_library / name, codes()
+        file = another_library / name
         assert before in file.read_text()
         file.write_text(file.read_text().replace(before, after))
-        return {job for job, code in codes().items() if code != old[job]}
+        seen.append(codes())
+        return {job for job, code in seen[-1].items() if code != seen[-2][job]}
 
     trials = lambda *methods: {f"{m} {what}" for m in methods for what in module.MEASURES} | {*methods}
     assert changed("methods/slim.py", "momentum: float = 0.994", "momentum: float = 0.99") == trials("slim")
@@ -240,7 +244,7 @@ def test_a_changed_method_concerns_its_own_runs_only(another_library):
     assert changed("methods/aimclr.py", "import torch\n", "import torch\n\nEXTRA = 1\n") == trials("aimclr", "actclr", "snippet")
     assert changed("evaluation/finetune.py", "import torch\n", "import torch\n\nEXTRA = 1\n") == {f"{m} finetune" for m in METHODS}
     assert changed("training/fit.py", "import torch\n", "import torch\n\nEXTRA = 1\n") == set()  # shared: kept by tests of equal results
-    assert codes() == {name: code for name, code in codes().items()} and rests_on(["__main__"]) == {}
+    assert codes() == seen[-1] and rests_on(["__main__"]) == {}
 
 
 def test_changed_code_reruns_what_depends_on_it_and_adopted_runs_are_left(swept, another_library):
@@ -487,18 +491,41 @@ def test_a_killed_sweep_goes_on(tmp_path):
     assert ran() == ["a-1", "b-2", "b-2", "b-2"]
 
 
-def test_the_cluster_profile_is_one_that_snakemake_knows():
-    pytest.importorskip("snakemake")
-    said = yaml.safe_load((ROOT / "reports" / "profiles" / "slurm" / "config.yaml").read_text())
+def test_a_cluster_would_be_asked_for_what_each_job_needs(tmp_path):
+    "A dry run with the profile for SLURM: nothing is submitted, and the executor's plugin has accepted all options."
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    folder = ROOT / "reports" / "profiles" / "slurm"
+    said = yaml.safe_load((folder / "config.yaml").read_text())
     assert said["executor"] == "slurm" and "code" not in said["rerun-triggers"] and said["rerun-incomplete"]
+    jobs = {"a-1": {"kind": "pretrain", "needs": []}, "b-2": {"kind": "trial", "needs": ["a-1"]}}
+    write_json(tmp_path / "graph.json", {"jobs": jobs, "tables": {}, "work": "work", "pages": "pages", "reports": "reports"})
+    for run in jobs:
+        write_json(tmp_path / "work" / f"{run}.json", {})
+    call = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "reports" / "Snakefile"), "-d", str(tmp_path), "--profile", str(folder), "--dry-run",
+            "--config", "graph=graph.json", "devices=4", "--", "work/b-2.done"]
+    done = subprocess.run(call, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked = re.findall(r"wildcards: run=(\S+)\n +resources: (.*)", done.stdout + done.stderr)
+    assert [run for run, _ in asked] == ["a-1", "b-2"] and not [*tmp_path.glob("work/*.done")]
+    for (_, resources), wanted in zip(asked, (["runtime=2880", "gpu=4"], ["runtime=360", "gpu=1"])):
+        assert {*wanted, "slurm_partition=gpu", "mem_mb=4000", "cpus_per_task=8"} <= {*resources.split(", ")}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("asked, cores, gpus", [("", "-c2", None), ("GPUS=4", "-c4", "gpu=4"), ("CORES=8 GPUS=2", "-c8", "gpu=2")])
+def test_as_many_jobs_at_a_time_as_there_are_places(asked, cores, gpus):
+    "On processors every core has its job; GPUS limits them to one per GPU, and gives each GPU one."
+    clean = {k: v for k, v in os.environ.items() if k not in ("CORES", "GPUS", "MAKEFLAGS")}
+    said = subprocess.run(["make", "-n", "tables", *asked.split()], cwd=ROOT, capture_output=True, text=True, check=True, env=clean).stdout.split()
+    assert cores in said and (said[said.index("--resources") + 1] if "--resources" in said else None) == gpus
 
 
 @pytest.mark.timeout(600)
 def test_two_processes_train_together_from_the_run_notebook(tmp_path):
     "papermill, from whose kernel torchrun starts two processes; the run is the one that a single process would make."
-    small = tmp_path / "settings.yaml"
-    fields = FIELDS | dict(projection=16)
-    small.write_text(yaml.safe_dump({"settings": dict(method="usdrl", preset="tiny", steps=2, batch=4, length=24, overrides=fields)}))
+    small, people = tmp_path / "settings.yaml", make_store(tmp_path / "people", 8, seed=1, frames=(30, 40))
+    fields = dict(method="usdrl", preset="tiny", steps=2, batch=4, length=24, overrides=FIELDS | dict(projection=16))
+    small.write_text(yaml.safe_dump({"settings": fields, "store": str(people.path)}))
     call = [sys.executable, "-m", "papermill", "nbs/run_pretrain.ipynb", str(tmp_path / "report.ipynb"), "--no-progress-bar"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     call += ["-f", str(small), "-p", "devices", "2", "-p", "out", str(tmp_path / "work")]
