@@ -384,7 +384,9 @@ def train(folder, steps, stop=None, **changes):
     rank, world = process()
     x = method.clips(batch(8 // world, 99, rank, world))
     noise = gathered(method.train().locate(x, method.teacher, torch.arange(6.0), True)[1])
-    return {"queue": method.bank.queue.tolist(), "mean": method.mean.flatten().tolist(), "keys": method.keys_seen.item(), "noise": noise.flatten().tolist()}
+    queues = gathered(method.bank.queue[None])  # of all processes
+    return {"queue": method.bank.queue.tolist(), "spread": (queues - queues[:1]).abs().max().item(), "mean": method.mean.flatten().tolist(),
+            "keys": method.keys_seen.item(), "noise": noise.flatten().tolist()}
 
 
 def test_one_and_two_processes_train_the_same(tmp_path):
@@ -395,6 +397,7 @@ def test_one_and_two_processes_train_the_same(tmp_path):
     np.testing.assert_allclose(logs[1].iloc[1][["intra", "inter", "sam"]], logs[0].iloc[1][["intra", "inter", "sam"]], rtol=5e-3)
     np.testing.assert_allclose(done[1]["mean"], done[0]["mean"], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(done[1]["queue"][:8], done[0]["queue"][:8], atol=5e-3)
+    assert done[1]["spread"] == 0, "queues of two processes differ"
     assert done[0]["keys"] == done[1]["keys"] == 24
     noise = [np.asarray(d["noise"]) for d in done]  # a sign that hangs on the last digit may turn
     assert {*np.unique(noise[0]).round(6)} == {-0.01, 0, 0.01} and np.mean((noise[0] == noise[1])[noise[0] != 0]) > 0.93

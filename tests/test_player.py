@@ -304,3 +304,17 @@ def test_it_plays_in_a_browser(tmp_path):
     seen = seen_by_browser(player._repr_html_() + PROBE, tmp_path)
     assert seen["heard"] == [30, 45, 15]  # one second, frame 45, and a click in the first quarter of a lane
     assert len(seen["painted"]) == 2 and min(seen["painted"]) > 500
+
+
+PLACES = """<script>requestAnimationFrame(() => {
+  const box = (node) => node.getBoundingClientRect(), views = [...document.querySelectorAll(".view")];
+  document.title = JSON.stringify(views.map((v) => [box(v).top, box(v).width, box(v.querySelector("p b")).bottom, box(v.querySelector("canvas")).top]));
+})</script>"""
+
+
+@pytest.mark.skipif(browser() is None, reason="no chromium")
+def test_titles_of_many_clips_stand_above_their_bodies(tmp_path):
+    player = Player({f"{i}. a rather long name, 0.{i}": take() for i in range(6)}, height=120)
+    places = np.array(seen_by_browser(player._repr_html_() + PLACES, tmp_path))
+    assert len(places) == 6 and (places[:, 2] <= places[:, 3]).all(), "a title over a head"
+    assert len(np.unique(places[:, 0])) == 2 and np.ptp(places[:, 1]) < 2, "two rows of three, all of one size"

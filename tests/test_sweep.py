@@ -394,21 +394,27 @@ def test_the_index_has_no_broken_links_and_results_hold_every_number(swept):
     whole = pd.read_parquet(write_results(sweep.lab.reports))
     assert len(whole) == 24 and whole.value.notna().sum() == 8 and set(whole.table) == set(sweep.tables)
     index = write_index(sweep)
-    check_links(index)
+    assert check_links(index)
     assert "stand-in data" in index.read_text() and "4 of 5 numbers" in index.read_text()
 
 
 def check_links(page):
     links = re.findall(r'(?:href|src)="([^"#]+)', page.read_text())
     gone = [link for link in links if not re.match(r"data:|mailto:", link) and (re.match(r"https?:|//", link) or not (page.parent / link).exists())]
-    assert links and gone == [], f"{page.name} links to what is not there"
+    assert gone == [], f"{page.name} links to what is not there"
+    return links
 
 
-def test_committed_pages_are_whole():
-    index = ROOT / "reports" / "index.html"
-    if not index.exists():
+def test_committed_pages_are_whole(every):
+    "No link leads nowhere, from the index or from any page; every table has its page, and every cell of it is in results.parquet."
+    reports = ROOT / "reports"
+    if not (reports / "index.html").exists():
         pytest.skip("no index yet")
-    check_links(index)
+    for page in (reports / "index.html", *(reports / "standin").rglob("*.html")):
+        check_links(page)
+    whole = pd.read_parquet(reports / "results.parquet").query("profile == 'standin'")
+    assert whole.groupby("table").size().to_dict() == {name: len(t.rows) * len(t.columns) for name, t in every.items()}
+    assert {f.stem for f in (reports / "standin").glob("*.html")} == {*every} and not whole.state.isin(["missing", "failed"]).any()
 
 
 @pytest.mark.skipif(browser() is None, reason="no chromium")
