@@ -321,9 +321,11 @@ def test_what_would_go_to_the_hub_and_come_from_it(saved, tmp_path, monkeypatch)
     assert push_to_hub(enc, "me/slim", private=True, token="t") == "https://hub/me/slim" and sent["token"] == "t"
     assert sorted(sent["files"]) == ["README.md", "checkpoint.safetensors", "config.json"]
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **kw: sent.update(repo=repo, **kw) or str(folder))
-    monkeypatch.setattr(mixin, "hf_hub_download", lambda **kw: str(folder / "config.json"))
+    monkeypatch.setattr(mixin, "hf_hub_download", lambda **kw: pytest.fail("config.json was asked for alone, which is tried again and again offline"))
     clip = make_clip("c", 90)
     assert np.array_equal(skelnb.load("hf://me/slim")(clip).frames, enc(clip).frames) and sent["repo"] == "me/slim"
+    again = from_hub("me/slim", revision="v1", local_files_only=True, fps=25)
+    assert again.fps == 25 and sent["revision"] == "v1" and sent["local_files_only"] and "*.safetensors" in sent["allow_patterns"]
 
 
 def test_what_the_hub_does_not_give(monkeypatch):
@@ -332,7 +334,7 @@ def test_what_the_hub_does_not_give(monkeypatch):
     def away(*args, **options):
         raise OSError("no way there\nat all")
 
-    monkeypatch.setattr(mixin, "hf_hub_download", lambda **kw: None)
+    monkeypatch.setattr(mixin, "hf_hub_download", lambda **kw: pytest.fail("config.json was asked for alone"))
     monkeypatch.setattr("huggingface_hub.snapshot_download", away)
     for repo, match in (("me/slim", "hf://me/slim: cannot be fetched from the Hub: no way there\n.*connection"), ("a/b/c", "hf://a/b/c: cannot")):
         with pytest.raises(CheckpointError, match=match):

@@ -210,12 +210,15 @@ def hub_encoder() -> type:
             write_files(self, Path(save_directory))
             write_json(Path(save_directory) / "config.json", {"library": "skelnb"})  # the Hub counts downloads by it
 
+        @staticmethod
+        def fetched(repo, **options) -> str:  # folder
+            "The files, in one go: the mixin asks for config.json alone first, and without a connection asks again for 25 seconds."
+            return snapshot_download(repo, allow_patterns=["*.safetensors", "*.md", "config.json"], **options)
+
         @classmethod
         def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False, token=None, config=None, **options):
-            folder = model_id if Path(model_id).is_dir() else snapshot_download(
-                model_id, revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token,
-                allow_patterns=["*.safetensors", "*.md", "config.json"])
-            return cls.of(load(folder, **options))
+            where = dict(revision=revision, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only, token=token)
+            return cls.of(load(model_id if Path(model_id).is_dir() else cls.fetched(model_id, **where), **options))
 
         @classmethod
         def of(cls, e: Encoder) -> "HubEncoder":
@@ -238,8 +241,10 @@ def from_hub(
     **options,  # of `from_pretrained`: revision, token, cache_dir, ...; and of `load`: fps, window
 ) -> Encoder:
     "An encoder from the Hub. `CheckpointError`: it cannot be fetched."
+    kind = hub_encoder()
+    fetching = {k: options.pop(k) for k in ("revision", "cache_dir", "force_download", "local_files_only", "token") if k in options}
     try:
-        return hub_encoder().from_pretrained(repo, **options)
+        return kind.from_pretrained(repo if Path(repo).is_dir() else kind.fetched(repo, **fetching), **options)
     except (OSError, ValueError) as e:
         raise CheckpointError(f"cannot be fetched from the Hub: {str(e).strip().splitlines()[0]}", file=f"hf://{repo}",
                               remedy="check the name, owner/name, and the connection; what was fetched before is found without one") from e
