@@ -108,6 +108,8 @@ def test_convert_reads_any_format_and_says_what_it_cannot(raw, store, tmp_path):
         skelnb.convert(bare.path, tmp_path / "NTU60_CS.npz")
     with pytest.raises(DataError, match="holds one recording, not 6"):
         skelnb.convert(store.path, tmp_path / "x.csv")
+    with pytest.raises(ParameterError, match="npz has no option 'splt'\n.*did you mean 'split'"):
+        skelnb.convert(store.path, tmp_path / "x.npz", splt="split")
     one = skelnb.SkeletonStore.write(tmp_path / "one", [store[0]])
     assert "spine_base" in skelnb.convert(one.path, tmp_path / "x.csv").read_text()
 
@@ -129,6 +131,8 @@ def test_command_line_errors_are_for_people(raw, tmp_path, capsys):
         (["prepare", "precog", str(raw), "emty=drop", "--out", str(tmp_path / "o")], "did you mean 'empty'"),
         (["prepare", "precog", str(raw), "drop", "--out", str(tmp_path / "o")], "name=value"),
         (["doctor", str(raw), "format=precog"], "write --format"),
+        (["prepare", "precog", str(raw), "--prset", "mamp"], "did you mean '--preset'"),
+        (["prepare", "precog", str(raw), "--empty", "drop"], "name=value"),
         (["info", str(tmp_path)], "is not a store"), (["doctor", str(tmp_path)], "no format that is known"),
     ):
         assert main(arguments) == 2

@@ -48,7 +48,7 @@ def test_unknown(tmp_path):
     with pytest.raises(DataError, match="an empty folder"):
         recognise(tmp_path)
     (tmp_path / "cat.jpg").write_bytes(b"\xff\xd8" * 50)
-    with pytest.raises(DataError, match="a file of 100 bytes.*\n.*which format it is"):
+    with pytest.raises(DataError, match="a file of 100 bytes.*\n.*skelnb prepare FORMAT PATH"):
         recognise(tmp_path / "cat.jpg")
     with pytest.raises(DataError, match="a folder with 1 entries: cat.jpg"):
         recognise(tmp_path)

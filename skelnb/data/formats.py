@@ -126,4 +126,5 @@ def recognise(
         if known.recognise(path):
             return known
     raise DataError(f"is no format that is known: {_seen(path)}", file=path,
-                    remedy="point at the folder or file that the data set's own instructions name, or say which format it is: " + ", ".join(FORMATS))
+                    remedy="point at the folder or file that the data set's own instructions name, or name the format, "
+                           "`skelnb prepare FORMAT PATH`: " + ", ".join(FORMATS))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from .. import __version__
 from ..data.formats import FORMATS
 from ..data.store import SkeletonStore
-from ..errors import ParameterError, SkelnbError
+from ..errors import ParameterError, SkelnbError, did_you_mean
 from . import commands
 
 # %% ../../nbs/interface/30_cli.ipynb #6f39c939
@@ -69,6 +69,12 @@ def usage() -> str:
             f"skelnb <word> --help says more. Formats:\n{known}\n")
 
 
+def _meant(option: str, parser: argparse.ArgumentParser) -> str:
+    "What an unknown option may have been meant to be."
+    known = [name for action in parser._actions for name in action.option_strings[:1] if name.startswith("--")]
+    return did_you_mean(option.partition("=")[0], known) + "; options of a format are written name=value, after the path"
+
+
 def run(
     arguments: Sequence[str],  # of the command line, without the program's name
 ) -> int:  # exit status
@@ -79,7 +85,11 @@ def run(
     word, rest = arguments[0], arguments[1:]
     if word not in COMMANDS:
         raise ParameterError(f"there is no command {word!r}", place="command line", remedy="commands: " + ", ".join(COMMANDS))
-    given = vars(_parser(COMMANDS[word]).parse_intermixed_args(rest))
+    parser = _parser(COMMANDS[word])
+    parsed, unknown = parser.parse_known_intermixed_args(rest)
+    if unknown:
+        raise ParameterError(f"skelnb {word} does not take {unknown[0]!r}", place="command line", remedy=_meant(unknown[0], parser))
+    given = vars(parsed)
     options = _options(given.pop("options", []))
     if both := options.keys() & given.keys():
         raise ParameterError(f"{min(both)} is an option of the command itself", place="command line", remedy=f"write --{min(both)}")

@@ -164,6 +164,8 @@ def convert(
         raise ParameterError(f"{to} is only read, not written", remedy="written are: store, " + ", ".join(f.name for f in formats.FORMATS.values() if f.write))
     known = inspect.signature(write).parameters
     own = {k: options.pop(k) for k in list(options) if k in known}
+    if options and (source / "store.json").is_file():  # a store is read without options, so these were meant for the writer
+        raise ParameterError(f"{to} has no option {min(options)!r}", file=target, remedy=did_you_mean(min(options), list(known)[2:]))
     work = target.with_name(target.name + ".store")
     try:
         store = _as_store(source, work, preset, options, {"workers": workers, "replace": True, "progress": progress})
@@ -187,7 +189,7 @@ def _one(store: SkeletonStore, target: Path):
 
 # %% ../../nbs/interface/20_commands.ipynb #6102391e
 def forge(
-    format: str,  # "ntu60", "pku", ...
+    format: str,  # "ntu60", "pku1", ...
     path,  # file or folder to write
     *,
     seed: int = 0,  # another seed gives other people
