@@ -2437,6 +2437,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'skelnb.files.sha256': ('files.html#sha256', 'skelnb/files.py'),
                               'skelnb.files.write_json': ('files.html#write_json', 'skelnb/files.py')},
             'skelnb.interface.cli': { 'skelnb.interface.cli._comments': ('interface/cli.html#_comments', 'skelnb/interface/cli.py'),
+                                      'skelnb.interface.cli._meant': ('interface/cli.html#_meant', 'skelnb/interface/cli.py'),
                                       'skelnb.interface.cli._options': ('interface/cli.html#_options', 'skelnb/interface/cli.py'),
                                       'skelnb.interface.cli._parser': ('interface/cli.html#_parser', 'skelnb/interface/cli.py'),
                                       'skelnb.interface.cli._value': ('interface/cli.html#_value', 'skelnb/interface/cli.py'),

@@ -1,12 +1,23 @@
 """Other processes: several for one job, several jobs, and what is said when one of them fails."""
 
 import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from helpers_processes import sums
 
 from skelnb.errors import DataError, ParameterError, TrainingError
 from skelnb.training import launch as module
 from skelnb.training.launch import launch, resolve, run_jobs
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def test_the_failure_of_one_rank_arrives_as_it_was_raised_and_the_first_one_speaks(capsys):
@@ -14,6 +25,18 @@ def test_the_failure_of_one_rank_arrives_as_it_was_raised_and_the_first_one_spea
         launch("helpers_light:fail_on_second_rank", {}, processes=2)
     assert (e.value.file, e.value.place, e.value.remedy) == ("a.skeleton", "frame 3", "drop the frame")
     assert capsys.readouterr().out == "rank 0 speaks\n"
+
+
+def test_two_machines_are_given_the_same_line(monkeypatch):
+    for name, value in {"NNODES": "2", "RDZV_BACKEND": "c10d", "RDZV_ENDPOINT": f"127.0.0.1:{free_port()}"}.items():
+        monkeypatch.setenv(f"PET_{name}", value)
+    line = [sys.executable, "-c", "from skelnb.training.launch import launch; print(launch('helpers_processes:sums', {}))"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
+    machines = [subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [m.communicate(timeout=120) for m in machines]
+    assert [m.returncode for m in machines] == [0, 0], said
+    alone = sums()  # the loss of the second process counts twice: three times the gradient of one
+    assert {out.strip() for out, _ in said} == {str(alone | {"grad": [3 * g for g in alone["grad"]]})}
 
 
 def test_two_jobs_run_side_by_side_each_on_its_own_gpu_and_answer_in_order(tmp_path, monkeypatch):

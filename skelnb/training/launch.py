@@ -42,13 +42,13 @@ def _serve(
     job: Path,  # a JSON file {"target": ..., "config": ...}
 ) -> int:  # exit status
     "Run a job in this process and leave the answer beside its file."
-    rank = int(os.environ.get("RANK", 0))
+    rank, first = int(os.environ.get("RANK", 0)), os.environ.get("LOCAL_RANK", "0") == "0"  # of all; is it the first of this machine?
     if rank > 0:
         sys.stdout = open(os.devnull, "w")
     try:
         order = read_json(job)
         result = resolve(order["target"])(**order["config"])
-        if rank == 0:
+        if first:
             write_json(_answer_file(job, rank), {"result": result})
         return 0
     except Exception as e:
@@ -119,14 +119,15 @@ def launch(
     target: str,  # "module:function"
     config: dict,  # its keyword arguments, as JSON can hold them
     processes: int = 1,  # on this machine; for GPUs: one each
-):  # what the function returned in the first process
-    "Run one job on one or several processes and show its output. Raises what went wrong there."
-    if processes == 1:
+):  # what the function returned in the first process of this machine
+    "Run one job on one or several processes, and machines (PET_NNODES), and show its output. Raises what went wrong there."
+    alone = os.environ.get("PET_NNODES", "1") == "1"  # torchrun takes its options from such variables too
+    if processes == 1 and alone:
         return resolve(target)(**config)
     with tempfile.TemporaryDirectory() as folder:
         job, log = Path(folder, "job.json"), Path(folder, "log.txt")
         write_json(job, {"target": target, "config": config})
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+        command = [sys.executable, "-m", "torch.distributed.run", *["--standalone"] * alone, "--nproc-per-node", str(processes),
                    "-m", "skelnb.training.launch", str(job)]
         bar = Progress(1, target)
         with open(log, "w") as errors_to:
@@ -157,10 +158,10 @@ class _Job:
         folder.mkdir()
         self.file, self.log, self.slot = folder / "job.json", folder / "log.txt", slot
         write_json(self.file, {"target": target, "config": config})
-        device = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+        own = {"PET_NNODES": "1"} | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
         with open(self.log, "w") as output:
             self.process = subprocess.Popen([sys.executable, "-m", "skelnb.training.launch", str(self.file)], stdin=subprocess.DEVNULL,
-                                            env=_environment(workers, **device), stdout=output, stderr=subprocess.STDOUT)
+                                            env=_environment(workers, **own), stdout=output, stderr=subprocess.STDOUT)
 
     def result(self, name: str):
         return _answer(self.file, name, self.process.returncode, self.log.read_text(errors="replace"))
