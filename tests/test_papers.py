@@ -167,7 +167,7 @@ BAD = [  # what is replaced, by what, and what the error says: the place first
     (", pretrain: ntu60_xsub}", "}", "row 'MAMP .15.', column 'xsub_01': nothing says what the encoder learns from"),
     ("draw: table", "draw: curve", "curve without places"),
     ("rows:\n", "lines:\n", "rows: lacks a list of rows"),
-    ("rows:\n", "rows: [\n", "line 19.*"),
+    ("rows:\n", "rows: [\n", "line 20.*"),
 ]
 
 

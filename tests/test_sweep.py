@@ -25,7 +25,24 @@ from skelnb.files import read_json, write_json
 from skelnb.interface import sweep as module
 from skelnb.interface.pages import cards, command, drawn, is_stale, leave, origins, remarks, results, shown_table, write_index, write_results
 from skelnb.interface.sources import bare, code_of, rests_on
-from skelnb.interface.sweep import Job, Profile, Sweep, adopt, begin, capped, code_for, graph, lease, load_profile, plan, pretraining, state, states, table_jobs
+from skelnb.interface.sweep import (
+    Job,
+    Profile,
+    Sweep,
+    adopt,
+    begin,
+    capped,
+    cells_of,
+    code_for,
+    graph,
+    lease,
+    load_profile,
+    plan,
+    pretraining,
+    state,
+    states,
+    table_jobs,
+)
 from skelnb.interface.trials import METHODS, pretrain, trial
 from skelnb.reporting.papers import Plan, all_tables
 
@@ -175,11 +192,15 @@ def test_tables_share_runs_and_protocols_share_trials(swept):
     assert graph(sweep) == made and {f: f.stat().st_mtime_ns for f in sweep.work.glob("*.json")} == before  # nothing is touched
 
 
-def test_seeds_are_for_headlines(tmp_path):
-    sweep = make(tmp_path, headline=dict(seeds=[0, 1], tables=["usdrl_table01"]))
-    assert sweep.profile.seeds_of("usdrl_table01", Plan(method="usdrl")) == (0, 1)
-    assert sweep.profile.seeds_of("usdrl_table01", Plan(method="usdrl", overrides=dict(xc=False))) == (0,)
-    assert sweep.profile.seeds_of("other", Plan(method="usdrl")) == (0,)
+def test_a_table_says_its_seeds_and_rows_of_their_own_settings_have_the_first(tmp_path):
+    sweep = make(tmp_path)
+    file = tmp_path / "reports" / "tables" / "usdrl_table01.yaml"
+    once = list(cells_of(sweep, "usdrl_table01"))
+    file.write_text("seeds: [0, 1]\n" + file.read_text())
+    table = Sweep(sweep.profile, sweep.lab).table("usdrl_table01")
+    assert table.seeds_of(Plan(method="usdrl")) == (0, 1) and table.seeds_of(Plan(method="usdrl", overrides=dict(xc=False))) == (0,)
+    assert len(list(cells_of(Sweep(sweep.profile, sweep.lab), "usdrl_table01"))) > len(once)
+    assert all("\nseeds: [0" in f.read_text() for f in (ROOT / "reports" / "tables").glob("*.yaml"))
 
 
 def test_a_changed_notebook_makes_a_run_stale_and_changed_prose_does_not(tmp_path):

@@ -219,7 +219,7 @@ def _measured(sweep: Sweep, name: str, cell: Cell) -> dict:
         if cell.column.protocol == "efficiency" and cell.column.metric != "hours":
             value, run = measured_cost(sweep, cell)
             return line | {"value": value, "state": "measured", "selection": "", "runs": run.folder.name, "commit": (run.info["commit"] or "none")[:10]}
-        jobs = {seed: jobs_of(sweep, cell, seed) for seed in sweep.profile.seeds_of(name, plan)}
+        jobs = {seed: jobs_of(sweep, cell, seed) for seed in sweep.table(name).seeds_of(plan)}
         probe = protocol(sweep.profile, cell.column.protocol)["what"] == "probe"
         return line | (_probed(sweep, cell, jobs) if probe else _from_runs(sweep, cell, jobs))
     except SkelnbError as e:

@@ -58,8 +58,6 @@ class Profile(Preset):
     name: str  # name of its file
     mark: str = ""  # what title and heads of every table say of the recordings; "": they are the paper's
     about: str = ""  # a sentence for the pages
-    seeds: tuple[int, ...] = (0,)
-    headline: dict = field(default_factory=dict)  # {seeds, tables}: rows without overrides of these tables have more seeds
     apart: bool = True  # whoever is scored in any store is left out of every pre-training; no: what is learnt from are training parts
     clips: tuple[str, ...] = ("linear", "1-NN", "retrieval")  # protocols on frozen features of trimmed clips, measured together
     stores: dict = field(default_factory=dict)
@@ -69,11 +67,6 @@ class Profile(Preset):
 
     def check(self):
         _check_profile(self)
-
-    def seeds_of(self, table: str, plan: Plan) -> tuple[int, ...]:
-        "Seeds of a row."
-        plain = not (plan.overrides or plan.fit or plan.preset)
-        return tuple(self.headline["seeds"]) if plain and table in self.headline.get("tables", ()) else self.seeds
 
 # %% ../../nbs/interface/45_sweep.ipynb #3e65d2d7
 def _check_profile(p: Profile) -> None:
@@ -418,7 +411,7 @@ def cells_of(sweep: Sweep, name: str) -> Iterator[tuple[Cell, int]]:
     "Every number of a table that is to be made, with every seed."
     for cell in sweep.table(name).cells():
         if not cell.skip and (cell.column.protocol != "efficiency" or cell.column.metric == "hours"):  # all other costs are measured on the page
-            yield from ((cell, seed) for seed in sweep.profile.seeds_of(name, cell.row.run))
+            yield from ((cell, seed) for seed in sweep.table(name).seeds_of(cell.row.run))
 
 
 def table_jobs(sweep: Sweep, name: str) -> dict[str, Job]:  # by folder name, pre-trainings before trials

@@ -190,12 +190,17 @@ class PaperTable(Preset):
     notes: str = ""  # disagreements and traps
     selection: str = ""  # how the paper chose its model, where that is known; ours: the last step
     drawn: bool = False  # a figure whose numbers are only drawn
+    seeds: tuple[int, ...] = (0,)  # of rows of ours; a row with settings of its own has the first one only
 
     @property
     def name(self) -> str:
         "Name of its file, without ending: `lode_table05`, `lode_fig02a`."
         kind, number, letter = re.fullmatch(_NUMBER, self.number).groups()
         return f"{self.paper}_{kind.lower().strip('.')}{_arabic(number):02d}{letter}"
+
+    def seeds_of(self, plan: Plan) -> tuple[int, ...]:
+        "Seeds of a row."
+        return self.seeds[:1] if plan.overrides or plan.fit or plan.preset else self.seeds
 
     def cells(self) -> list[Cell]:
         "All numbers of ours, row by row."
