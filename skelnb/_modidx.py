@@ -3801,6 +3801,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'skelnb.reporting.plots.ink_on': ('reporting/plots.html#ink_on', 'skelnb/reporting/plots.py'),
                                         'skelnb.reporting.plots.loss_curves': ( 'reporting/plots.html#loss_curves',
                                                                                 'skelnb/reporting/plots.py'),
+                                        'skelnb.reporting.plots.only_found': ( 'reporting/plots.html#only_found',
+                                                                               'skelnb/reporting/plots.py'),
                                         'skelnb.reporting.plots.rank_curves': ( 'reporting/plots.html#rank_curves',
                                                                                 'skelnb/reporting/plots.py'),
                                         'skelnb.reporting.plots.segmentation_timeline': ( 'reporting/plots.html#segmentation_timeline',

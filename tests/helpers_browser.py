@@ -149,6 +149,14 @@ def jupyterlab(root, own):
         server.wait()
 
 
+def write_cells(file, sources):
+    "A notebook of code cells, with the kernel that runs this."
+    nbformat = pytest.importorskip("nbformat")
+    cells = [nbformat.v4.new_code_cell(source, id=f"cell{i}") for i, source in enumerate(sources)]
+    python = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": python}), file)
+
+
 def run_notebook(page, url, path):
     """Open a notebook in JupyterLab and run all its cells; what came of each code cell: (its number, [kind of output]). Its kernel ends with the tab."""
     page.goto(f"{url}/lab/tree/{path}?reset")

@@ -4,8 +4,7 @@ import tempfile
 from io import BytesIO
 from pathlib import Path
 
-import nbformat
-from helpers_browser import chromium, copy_tutorials, end_kernel, jupyterlab, run_notebook, tab
+from helpers_browser import chromium, copy_tutorials, end_kernel, jupyterlab, run_notebook, tab, write_cells
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -66,9 +65,7 @@ def lab_shots(browser, folder):
     project = folder / "project"
     copy_tutorials(ROOT, project)
     look = project / "look_closer.ipynb"
-    cells = [nbformat.v4.new_code_cell(source, id=f"cell{i}") for i, source in enumerate(WIDGET)]
-    python = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": python}), look)
+    write_cells(look, WIDGET)
     screen = {"viewport": {"width": 1280, "height": 920}, "device_scale_factor": SHARP}
     with jupyterlab(project, folder) as url:
         with tab(browser, url, **screen) as page:

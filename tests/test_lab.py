@@ -6,9 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers_browser import chromium, copy_tutorials, end_kernel, jupyterlab, plays, run_notebook, tab
+from helpers_browser import chromium, copy_tutorials, end_kernel, jupyterlab, plays, run_notebook, tab, write_cells
 
-nbformat = pytest.importorskip("nbformat")
 papermill = pytest.importorskip("papermill")
 pytest.importorskip("jupyterlab")
 from papermill.iorw import load_notebook_node, write_ipynb  # noqa: E402
@@ -66,9 +65,7 @@ follow(w, lambda player, frame: f"<b class='said'>{player.title} | {frame}</b>")
 
 def test_the_widget_and_python_agree(lab, project):
     pytest.importorskip("anywidget")
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id=f"cell{i}") for i, source in enumerate(WIDGET)],
-                                  metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    write_ipynb(nb, str(project / "widget.ipynb"))
+    write_cells(project / "widget.ipynb", WIDGET)
     with opened(lab) as page:
         assert run_notebook(page, lab[1], "widget.ipynb") == [[1, ["execute_result"]], [2, []]]
         said, player = page.locator(".said"), page.locator(".skelnb-player")
@@ -85,6 +82,7 @@ def test_the_widget_and_python_agree(lab, project):
         light = player.evaluate(picture)
         page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
         page.wait_for_function("() => document.querySelector('.skelnb-player').style.colorScheme === 'dark'")
+        page.wait_for_function(f"([player, light]) => ({picture})(player) !== light", arg=[player.element_handle(), light])  # while styles load it has no width
         assert player.evaluate(picture) != light, "drawn anew, since its lines have another colour"
         end_kernel(page)
 

@@ -20,7 +20,7 @@ from matplotlib.colors import to_hex
 from ..data.clip import BACKGROUND, Clip, frame_labels, runs
 from ..errors import ParameterError, did_you_mean
 from .actionlets import HEAT, LEVELS
-from .plots import LEFT, RIGHT, TRUNK, check_rows, class_colors, front, head_of, ink_on, side_colors
+from .plots import LEFT, RIGHT, TRUNK, check_rows, class_colors, front, head_of, ink_on, only_found, side_colors
 from ..topology import Layout, layout as find_layout
 
 # %% ../../nbs/reporting/30_player.ipynb #630242f7
@@ -44,8 +44,8 @@ def _seen_from_front(xyz: np.ndarray, layout) -> tuple[np.ndarray, np.ndarray]:
         raise ParameterError("nobody is there: every coordinate is zero", remedy="show another clip")
     there, xyz = there[:, there.any(0)], xyz[:, there.any(0)]
     if xyz.shape[-1] == 2:
-        found = xyz.any(-1, keepdims=True)
-        xyz = np.where(found, np.concatenate([xyz, np.zeros_like(xyz[..., :1])], -1), np.nan)
+        xy = only_found(xyz)
+        xyz = np.concatenate([xy, 0 * xy[..., :1]], -1)
     else:
         xyz = xyz @ front(xyz, layout).T
     seen = xyz[there]

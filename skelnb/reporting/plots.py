@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INK', 'SOFT', 'RULE', 'STYLE', 'PALETTE', 'GREY', 'LEFT', 'RIGHT', 'TRUNK', 'use_style', 'Plot', 'class_colors',
            'ink_on', 'check_rows', 'segmentation_timeline', 'curves', 'loss_curves', 'rank_curves', 'sweep_curve',
-           'comparison', 'confusion_plot', 'front', 'side_colors', 'head_of', 'film_strip']
+           'comparison', 'confusion_plot', 'front', 'side_colors', 'head_of', 'only_found', 'film_strip']
 
 # %% ../../nbs/reporting/20_plots.ipynb #72424ac5
 import io
@@ -343,11 +343,14 @@ def head_of(layout) -> list[int]:
     return [joints.index(name) for name in ("head", "nose") if name in joints][:1]
 
 
+def only_found(xy: np.ndarray) -> np.ndarray:  # positions in a picture, (..., 2)
+    "A picture's joints at (0, 0) were not found: NaN."
+    return np.where(xy.any(-1, keepdims=True), xy, np.nan)
+
+
 def _as_seen(xyz: np.ndarray, layout, up: str) -> np.ndarray:  # (T, M, V, C) -> (T, M, V, 2): to the right, and up
-    "A body from the front; of a picture what it shows: joints at (0, 0) were not found and are NaN."
-    if xyz.shape[-1] == 3:
-        return xyz @ front(xyz, layout)[:2].T
-    return np.where(xyz.any(-1, keepdims=True), xyz * np.float32([1, -1 if up == "-y" else 1]), np.nan)
+    "A body from the front; of a picture what it shows."
+    return xyz @ front(xyz, layout)[:2].T if xyz.shape[-1] == 3 else only_found(xyz) * np.float32([1, -1 if up == "-y" else 1])
 
 
 def film_strip(
