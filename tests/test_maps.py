@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_clip
-from helpers_browser import browser, seen_by_browser
+from helpers_browser import browser, chromium, seen_by_browser, tab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,3 +165,21 @@ def test_a_point_plays_its_clip(tmp_path):
     painted = seen.pop("painted")
     assert seen == {"first": "c0, wave", "moved": "c1, wave", "pinned": "c1, wave", "clicked": "c0, wave", "next": "c1, wave", "clock": "0.5 / 1.0 s"}
     assert painted > 100
+
+
+THEME = """() => {  // as JupyterLab does it: new colours, a word of them, and all is hidden until the next frame
+  Object.assign(document.body.style, { color: "white", background: "#111", display: "none" });
+  document.body.dataset.jpThemeName = "JupyterLab Dark";
+  requestAnimationFrame(() => { document.body.style.display = ""; });
+}"""
+
+
+def test_a_new_theme_is_drawn():
+    page = feature_map([[0, 0], [1, 1]], [make_clip(f"c{i}", 30, seed=i) for i in range(2)], method=None)._repr_html_()
+    with chromium() as started, tab(started, "about:") as shown:
+        shown.set_content(page)
+        pictures = "[...document.querySelectorAll('canvas')].map((c) => c.toDataURL())"
+        before = shown.evaluate(pictures)
+        assert len(before) == 2, "a map and its player"
+        shown.evaluate(THEME)
+        shown.wait_for_function(f"(before) => {pictures}.every((picture, i) => picture !== before[i])", arg=before)

@@ -59,6 +59,7 @@
     });
     new ResizeObserver(draw).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    new MutationObserver(() => requestAnimationFrame(draw)).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });  // hidden until then
     root.choose = choose;
     choose(chosen, false);
   }

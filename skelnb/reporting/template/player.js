@@ -220,7 +220,7 @@
     show(data || JSON.parse(root.querySelector(":scope > script").textContent));
     new ResizeObserver(() => root.skelnb.fit()).observe(root);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => root.skelnb.fit());
-    new MutationObserver(() => root.skelnb.fit()).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });
+    new MutationObserver(() => requestAnimationFrame(() => root.skelnb.fit())).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });  // hidden until then
     return root.skelnb;
   }
   document.querySelectorAll(".skelnb-player:not([data-on])").forEach((root) => start(root));
