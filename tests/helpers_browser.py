@@ -1,8 +1,6 @@
 """A page in a headless browser, where there is one; and a JupyterLab of the tests' own, seen through it."""
 
-import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -17,21 +15,6 @@ import pytest
 
 def browser():
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def seen_by_browser(page, folder):
-    "What the page's script put into its title. Nothing is loaded from elsewhere, and nothing complains."
-    file, log = folder / "page.html", folder / "log"
-    file.write_text(f'<!doctype html><html><head><meta charset="utf-8"><title></title></head><body>{page}</body></html>', encoding="utf-8")
-    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * 0.0.0.0",
-               f"--user-data-dir={folder / 'user'}", "--dump-dom", file.as_uri()]
-    with open(log, "w") as err:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=err, text=True, timeout=60)
-    assert not re.findall(r".*(?:CONSOLE|ERR_|Failed to load).*", log.read_text())
-    return json.loads(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1])
-
-
-# ---- pages that are clicked at -------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -67,6 +50,13 @@ def tab(browser, home, **options):
     assert not found, "\n".join(found)
 
 
+def answer(page):
+    "What the page's script has put into `window.answer`, as soon as it is there. Nothing is loaded from elsewhere, and nothing complains."
+    with chromium() as started, tab(started, "about:") as shown:
+        shown.set_content(page)
+        return shown.wait_for_function("() => window.answer").json_value()
+
+
 def plays(player):
     "Press play: the clock goes on and the picture changes; press again: it stands."
     player.scroll_into_view_if_needed()
@@ -76,8 +66,7 @@ def plays(player):
     button.click()
     page.wait_for_function("([player, clock, picture]) => player.querySelector('output').textContent !== clock"
                            " && player.querySelector('.view canvas').toDataURL() !== picture", arg=[player.element_handle(), *before])
-    if button.get_attribute("aria-label") == "pause":  # not at its end meanwhile
-        button.click()
+    button.evaluate("b => b.ariaLabel === 'pause' && b.click()")  # not at its end meanwhile
     after = state()
     page.wait_for_timeout(100)
     return state() == after
