@@ -13,6 +13,7 @@ _PLACES = {
     "interface.commands": ("prepare", "doctor", "convert", "info", "forge", "plan"),
     "interface.encoder": ("Encoder", "load", "embed"),
     "interface.use": ("segment", "find"),
+    "interface.attention": ("attention_of",),
     "interface.weights": ("convert_official", "push_to_hub"),
     "topology": ("layout", "layouts"),
     "errors": ("SkelnbError",),

@@ -70,8 +70,8 @@ def lab_shots(browser, folder):
     with jupyterlab(project, folder) as url:
         with tab(browser, url, **screen) as page:
             run_notebook(page, url, "nbs/tutorial_your_recording.ipynb")
-            seek(page, 5.2, 1)
-            top(page, ".skelnb-player", 352, 1)
+            seek(page, 5.2, -1)
+            top(page, ".skelnb-player", 352, -1)
             keep("lab.png", page.screenshot())
             end_kernel(page)
         with tab(browser, url, **screen) as page:
