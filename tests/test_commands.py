@@ -114,6 +114,31 @@ def test_convert_reads_any_format_and_says_what_it_cannot(raw, store, tmp_path):
     assert "spine_base" in skelnb.convert(one.path, tmp_path / "x.csv").read_text()
 
 
+def test_convert_does_not_guess_what_an_ending_means(raw, store, tmp_path):
+    with pytest.raises(ParameterError, match=r"no format is known by the ending \.json.*\n.*--to"):
+        skelnb.convert(store.path, tmp_path / "takes.json")
+    assert list(tmp_path.iterdir()) == []
+    for name in ("takes.json", "takes.store", "takes_v1.2"):
+        made = skelnb.convert(store.path, tmp_path / name, to="store" if name.endswith("json") else None, progress=False)
+        assert (made / "store.json").is_file()
+
+
+def test_a_format_that_is_named_is_not_looked_for(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr("skelnb.data.formats.recognise", lambda path: pytest.fail("it was named"))
+    made = skelnb.convert(raw, tmp_path / "named", format="precog", workers=1, progress=False)
+    assert len(skelnb.SkeletonStore.open(made)) == 6
+    with pytest.raises(ParameterError, match="did you mean 'precog'"):
+        skelnb.convert(raw, tmp_path / "other", format="precogg", workers=1, progress=False)
+
+
+def test_forge_overwrites_nothing_unasked(raw):
+    before = sorted((p, p.stat().st_mtime_ns) for p in raw.rglob("*"))
+    with pytest.raises(DiskError, match="exists already"):
+        skelnb.forge("precog", raw, seed=3)
+    assert sorted((p, p.stat().st_mtime_ns) for p in raw.rglob("*")) == before
+    assert skelnb.forge("precog", raw, seed=2, replace=True) == raw
+
+
 def test_doctor_writes_what_it_says(raw, tmp_path, capsys):
     status = main(["doctor", str(raw), "--json", str(tmp_path / "d.json"), "--page", str(tmp_path / "d.html"), "--no-progress", "--workers", "1"])
     said = capsys.readouterr().out

@@ -7,6 +7,7 @@ __all__ = ['SUFFIXES', 'prepare', 'info', 'doctor', 'convert', 'forge', 'embed',
 
 # %% ../../nbs/interface/20_commands.ipynb #bbb634fa
 import inspect
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -116,10 +117,10 @@ def doctor(
 SUFFIXES = {".npz": "npz", ".pkl": "pyskl", ".csv": "table", ".parquet": "table"}
 
 
-def _as_store(path: Path, work: Path, preset: str | None, options: dict, how: dict) -> SkeletonStore:
+def _as_store(path: Path, work: Path, format: str | None, preset: str | None, options: dict, how: dict) -> SkeletonStore:
     "What is at a path, as a store: itself, or one made in `work`."
-    if not (path / "store.json").is_file():
-        return _prepared(formats.recognise(path), path, work, preset, options, how)
+    if format is not None or not (path / "store.json").is_file():
+        return _prepared(formats.recognise(path) if format is None else formats.format_named(format), path, work, preset, options, how)
     store = SkeletonStore.open(path)
     if options:
         raise ParameterError(f"is a store, which is read without options such as {min(options)}", file=path, remedy="leave them out")
@@ -149,6 +150,7 @@ def convert(
     target,  # file or folder to write
     *,
     to: str | None = None,  # format of the target, or "store"; None: by its ending
+    format: str | None = None,  # what the source is; None: found out
     preset: str | None = None,  # preprocessing that the target expects: "umurl" for AGCN's, "ctrgcn" for an npz; None: as it is
     workers: int = 0,  # processes; 0: one for each core, unless there is little to read
     replace: bool = False,  # overwrite the target
@@ -157,7 +159,7 @@ def convert(
 ) -> Path:  # the target
     "Read one format, write another. What the writer cannot hold is lost; its documentation says what."
     source, target = Path(source), Path(target)
-    to = to or SUFFIXES.get(target.suffix.lower(), "store")
+    to = to or _kind_of(target)
     refuse_existing(target, replace)
     write = SkeletonStore.write if to == "store" else formats.format_named(to).write
     if write is None:
@@ -168,7 +170,7 @@ def convert(
         raise ParameterError(f"{to} has no option {min(options)!r}", file=target, remedy=did_you_mean(min(options), list(known)[2:]))
     work = target.with_name(target.name + ".store")
     try:
-        store = _as_store(source, work, preset, options, {"workers": workers, "replace": True, "progress": progress})
+        store = _as_store(source, work, format, preset, options, {"workers": workers, "replace": True, "progress": progress})
         if "split" in known and "split" not in own:
             own["split"] = _split(store, to, known["split"].default is inspect.Parameter.empty)
         if "replace" in known:
@@ -179,6 +181,15 @@ def convert(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _kind_of(target: Path) -> str:
+    "The format that a name asks for. What ends like another kind of file is not a store."
+    ending = target.suffix.lower()
+    if re.fullmatch(r"\.[a-z]{2,7}", ending) and ending not in (*SUFFIXES, ".store"):
+        raise ParameterError(f"no format is known by the ending {ending}", file=target,
+                             remedy=f"choose one of {', '.join(SUFFIXES)}, or say the format: --to pku1; --to store makes a store of that name")
+    return SUFFIXES.get(ending, "store")
 
 
 def _one(store: SkeletonStore, target: Path):
@@ -193,16 +204,18 @@ def forge(
     path,  # file or folder to write
     *,
     seed: int = 0,  # another seed gives other people
+    replace: bool = False,  # write into what is there
 ) -> Path:
     "Write a small example of a format, made of synthetic people. For trying things before the agreement for the real data set is signed."
+    refuse_existing(Path(path), replace)
     return formats.format_named(format).forge(path, seed=seed)
 
 # %% ../../nbs/interface/20_commands.ipynb #2bf08c1b
 @contextmanager
-def _recordings(path, clip, options: dict) -> Iterator[list]:
+def _recordings(path, format: str | None, clip, options: dict) -> Iterator[list]:
     "The clips at a path, or the one of that name or number; read through a store, so that long ones stay on the disk."
     with tempfile.TemporaryDirectory() as work:
-        store = _as_store(Path(path), Path(work) / "store", None, options, {"workers": 1, "replace": True, "progress": False})
+        store = _as_store(Path(path), Path(work) / "store", format, None, options, {"workers": 1, "replace": True, "progress": False})
         names = [store.name(i) for i in range(len(store))]
         if clip is not None and str(clip) not in names and not (str(clip).isdigit() and int(clip) < len(store)):
             raise ParameterError(f"there is no recording {clip!r}", file=path, remedy=did_you_mean(clip, names[:50]))
@@ -229,6 +242,7 @@ def embed(
     out=None,  # table to write: .csv, .parquet, .json; None: show it
     page=None,  # page to write, .html
     rows: str = "windows",  # a row for each of the "windows", the "frames", or for the whole "clip"
+    format: str | None = None,  # what the recordings are; None: found out
     clip=None,  # name or number of the recording; None: all
     window: int = 0,  # frames in a window; 0: the encoder's
     stride: int = 0,  # frames from one window to the next; 0: half a window
@@ -239,7 +253,7 @@ def embed(
     from skelnb.interface.encoder import load
 
     enc = load(encoder)
-    with _recordings(path, clip, options) as clips:
+    with _recordings(path, format, clip, options) as clips:
         return _written([enc.embed(c, window=window, stride=stride, short=short) for c in clips], out, page, rows=rows)
 
 # %% ../../nbs/interface/20_commands.ipynb #b7acb987
@@ -252,6 +266,7 @@ def segment(
     labelled=None,  # a store of labelled recordings: fit the head to them first
     part=None,  # which of them, COLUMN=PART such as split=train; None: all
     save=None,  # folder to keep the encoder with its new head
+    format: str | None = None,  # what the recordings are; None: found out
     clip=None,  # name or number of the recording; None: all
     smoothing: int = 0,  # average probabilities over so many frames to each side
     shortest: int = 1,  # frames; shorter segments are left out
@@ -268,7 +283,7 @@ def segment(
         enc.fit(store, None if part is None else store.split(*part.partition("=")[::2]))
     if save is not None:
         enc.save(save)
-    with _recordings(path, clip, options) as clips:
+    with _recordings(path, format, clip, options) as clips:
         return _written([use.segment(c, enc, smoothing=smoothing, shortest=shortest, short=short) for c in clips], out, page)
 
 # %% ../../nbs/interface/20_commands.ipynb #3eeff818
@@ -279,6 +294,7 @@ def find(
     encoder=None,  # a run folder, a saved encoder, a .safetensors file, or hf://owner/name; None: compare coordinates
     out=None,  # table to write: .csv, .parquet, .json; None: show it
     page=None,  # page to write, .html
+    format: str | None = None,  # what the query is; None: found out
     clip=None,  # name or number of the recording that holds the query; not needed where there is one
     start: int = 0,  # first frame of the query
     end: int = 0,  # one after its last frame; 0: to the end
@@ -290,7 +306,7 @@ def find(
     from skelnb.interface import use
     from skelnb.interface.encoder import load
 
-    with _recordings(path, clip, options) as clips:
+    with _recordings(path, format, clip, options) as clips:
         if len(clips) != 1:
             raise ParameterError(f"{len(clips)} recordings, and the query is one", file=path, remedy="say which: --clip NAME")
         end = end or len(clips[0])
