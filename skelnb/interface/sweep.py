@@ -503,11 +503,19 @@ def lease(
             f.close()
 
 
+def _opened(lock: Path):
+    "The file of a lock, made where it is not there. Another user's can only be read, and that is enough to lock it."
+    try:
+        return open(lock, "a")
+    except PermissionError:
+        return open(lock)
+
+
 def _take(gpus: Sequence[str], count: int, folder: Path) -> dict:
     "Locks of `count` free GPUs, or of none, so that two who each want two do not wait for each other."
     held = {}
     for gpu in gpus:
-        f = open(folder / f"skelnb-gpu-{gpu}.lock", "a")
+        f = _opened(folder / f"skelnb-gpu-{gpu}.lock")
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
