@@ -238,8 +238,11 @@ def test_errors():
     class Odd(torch.nn.Module):  # attention, but over tokens that are no joints
         def forward(self, x):
             z = x.flatten(1, 2).mean(-1)[:, None]
-            return Features.from_tokens(F.scaled_dot_product_attention(z, z, z).transpose(1, 2))
+            said = F.scaled_dot_product_attention(z, z, z).transpose(1, 2)
+            return Features.from_tokens(said) if self.tells else Features(said.mean((1, 2)), said.mean(2))
 
-    with pytest.raises(ParameterError, match="which token is which joint is unknown"):
-        looked(Odd(), clips())
+    odd = Odd()
+    for odd.tells in (True, False):
+        with pytest.raises(ParameterError, match="which token is which joint is unknown"):
+            looked(odd, clips())
     assert attention_map(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4)).eq(1 / 3).all()

@@ -7,6 +7,7 @@ __all__ = ['LAYERS', 'attention_map', 'Watch', 'rollout', 'shares', 'joint_share
 
 # %% ../../nbs/interface/52_attention.ipynb #9aa42652
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,7 @@ def _one_stream(maps: list[Tensor], x: Tensor, steps: int, layers: str) -> Tenso
     "Persons who are there, one after another; a token for each step and joint, behind tokens of another kind."
     (n, v, m), there = (x.shape[0], *x.shape[3:]), present(x).flatten()
     rows = there.nonzero().squeeze(1) if len(maps[0]) == there.sum() else torch.arange(n * m, device=x.device)
-    if len(maps[0]) != len(rows) or len({a.shape for a in maps}) > 1 or maps[0].shape[-1] < steps * v:
+    if len(maps[0]) != len(rows) or len({a.shape for a in maps}) > 1 or not 0 < steps * v <= maps[0].shape[-1]:
         raise ParameterError(f"which token is which joint is unknown: attention {tuple(maps[0].shape)}, {len(rows)} persons, {steps} steps, {v} joints",
                              remedy="encoders with a token for each step and joint, ordered so, are understood, and USDRL's two streams")
     share = shares(maps, layers, maps[0].shape[-1] - steps * v)
@@ -164,7 +165,7 @@ def attention_of(
         raise ParameterError(f"layers = {layers!r} is unknown", remedy=did_you_mean(layers, LAYERS))
     windows, reader, mean = cut_windows(encoder, source, None, window, stride, short), encoder.reader(source).eval(), FrameMean(len(clip))
     for rows, x in windows.batches(source, batch):
-        share = joint_shares(encoder.method.encoder, lambda: encode(reader, x.to(encoder.device), windows.valid(rows)), layers)  # noqa: B023
+        share = joint_shares(encoder.method.encoder, partial(encode, reader, x.to(encoder.device), windows.valid(rows)), layers)
         mean.add(to_frames(share.flatten(2), windows.size).cpu(), windows.start[rows])
     shown, M = clip.to(encoder.layout), clip.xyz.shape[1]
     found = mean.mean().unflatten(1, share.shape[2:]).numpy()[:, :M]
