@@ -1,6 +1,6 @@
 # make demo: the main job to a rendered report.   make test: every check there is, on all cores.   make prepare: before a commit.
 # make lab: the tutorials in JupyterLab.
-# make tables: every table of the papers on stand-in data, hours; killed, it goes on.   make tables TABLE=lode_table05: one of them.
+# make tables: every table of the papers on stand-in data, an hour and a half; killed, it goes on.   make tables TABLE=lode_table05: one of them.
 PY ?= python3
 V := .venv/bin
 export OMP_NUM_THREADS ?= 1

@@ -154,3 +154,23 @@ def test_provenance_outside_git(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)  # somebody else's repository around an installed package
     monkeypatch.setattr(module.skelnb, "__file__", str(tmp_path / "site" / "skelnb" / "__init__.py"))
     assert provenance()["commit"] is None and provenance()["dirty"] is None
+
+
+def test_rendered_reports_do_not_make_the_code_another(tmp_path, monkeypatch):
+    files = ["skelnb/__init__.py", "reports/tables/t.yaml", "reports/standin/t.html", "reports/index.html", "reports/open/a.ipynb", "reports/results.parquet"]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(module.skelnb, "__file__", str(tmp_path / "skelnb" / "__init__.py"))
+    assert provenance()["dirty"] is False and len(provenance()["commit"]) == 40
+    for file in files[2:]:
+        (tmp_path / file).write_text("rendered anew")
+    (tmp_path / "reports/index.html").unlink()
+    assert provenance()["dirty"] is False
+    for file in files[:2]:
+        (tmp_path / file).write_text("changed")
+        assert provenance()["dirty"] is True, file
+        (tmp_path / file).write_text("")
