@@ -147,12 +147,15 @@ def write_cells(file, sources):
 
 
 def run_notebook(page, url, path):
-    """Open a notebook in JupyterLab and run all its cells; what came of each code cell: (its number, [kind of output]). Its kernel ends with the tab."""
+    "Open a notebook in JupyterLab and run all its cells: of each code cell, (its number, [kind of output, or what was said]). Its kernel ends with the tab."
     page.goto(f"{url}/lab/tree/{path}?reset")
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000)
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")  # a promise, kept when the last cell is done
-    return page.evaluate("""() => jupyterapp.shell.currentWidget.content.model.sharedModel.cells.filter((c) => c.cell_type === "code")
-        .map((c) => [c.execution_count, c.outputs.map((o) => o.ename ? `${o.ename}: ${o.evalue}` : o.name || o.output_type)])""")
+    return page.evaluate("""() => {
+      const kind = (o) => o.ename ? `${o.ename}: ${o.evalue}` : o.name ? `${o.name}: ${[o.text].flat().join("")}` : o.output_type;
+      const cells = jupyterapp.shell.currentWidget.content.model.sharedModel.cells.filter((c) => c.cell_type === "code");
+      return cells.map((c) => [c.execution_count, c.outputs.map(kind)]);
+    }""")
 
 
 def end_kernel(page):
