@@ -58,8 +58,7 @@
       key.onclick = () => { only = only === k ? -1 : k; keys.forEach((other, j) => other.setAttribute("aria-pressed", j === only)); draw(); };
     });
     new ResizeObserver(draw).observe(canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-    new MutationObserver(() => requestAnimationFrame(draw)).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });  // hidden until then
+    host.addEventListener("look", draw);
     root.choose = choose;
     choose(chosen, false);
   }

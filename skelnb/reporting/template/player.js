@@ -207,7 +207,7 @@
     return { box, seek, toggle, fit() { rows.forEach((row) => row.fit()); draw(); }, frame: () => told, go: (frame) => seek(frame / fps) };
   }
 
-  // root.skelnb is the handle: seek(s), go(frame), frame(), toggle(on), show(data); root fires "frame" when another frame is shown.
+  // root.skelnb is the handle: seek(s), go(frame), frame(), toggle(on), show(data); root fires "frame" when another frame is shown, "look" when its size or colours may be others.
   function start(root, data) {
     root.dataset.on = "";
     for (const image of root.querySelectorAll(":scope > img")) { image.hidden = true; image.style.display = "none"; }
@@ -218,9 +218,10 @@
       return root.skelnb;
     };
     show(data || JSON.parse(root.querySelector(":scope > script").textContent));
-    new ResizeObserver(() => root.skelnb.fit()).observe(root);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => root.skelnb.fit());
-    new MutationObserver(() => requestAnimationFrame(() => root.skelnb.fit())).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });  // hidden until then
+    const look = () => { root.skelnb.fit(); root.dispatchEvent(new Event("look")); };
+    new ResizeObserver(look).observe(root);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", look);
+    new MutationObserver(() => requestAnimationFrame(look)).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });  // hidden until then
     return root.skelnb;
   }
   document.querySelectorAll(".skelnb-player:not([data-on])").forEach((root) => start(root));
