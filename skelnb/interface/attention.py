@@ -126,8 +126,7 @@ class Attention:
 
     def table(self) -> pd.DataFrame:  # joint, share (mean over frames and persons who are there), observed; the largest first
         "By joint. `observed`: was it measured? None: not known."
-        there = self.clip.xyz.any((2, 3))
-        table = pd.DataFrame({"joint": find_layout(self.clip.layout).joints, "share": self.weights[there].mean(0), "observed": self.clip.observed})
+        table = pd.DataFrame({"joint": find_layout(self.clip.layout).joints, "share": self.weights[self.clip.present].mean(0), "observed": self.clip.observed})
         return table.sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
     def player(
@@ -136,8 +135,8 @@ class Attention:
         **options,  # of `Player`
     ) -> Player:
         "The recording with joints coloured by attention."
-        there = self.clip.xyz.any((2, 3))
-        top = float(np.quantile(self.weights[there], most)) if there.any() else 1.0
+        seen = self.weights[self.clip.present]
+        top = float(np.quantile(seen, most)) if seen.size else 1.0
         return Player(self.clip, weights={"attention (1: an even share)": self.weights.clip(max=top)}, **options)
 
     def _repr_html_(self) -> str:
@@ -161,8 +160,6 @@ def attention_of(
 ) -> Attention:
     "How much each joint is looked at in each frame. `ParameterError` where the encoder has no attention."
     source = as_take(clip)
-    if layers not in LAYERS:
-        raise ParameterError(f"layers = {layers!r} is unknown", remedy=did_you_mean(layers, LAYERS))
     windows, reader, mean = cut_windows(encoder, source, None, window, stride, short), encoder.reader(source).eval(), FrameMean(len(clip))
     for rows, x in windows.batches(source, batch):
         share = joint_shares(encoder.method.encoder, partial(encode, reader, x.to(encoder.device), windows.valid(rows)), layers)
@@ -171,4 +168,4 @@ def attention_of(
     found = mean.mean().unflatten(1, share.shape[2:]).numpy()[:, :M]
     weights = np.zeros(shown.xyz.shape[:3], np.float32)
     weights[:, :found.shape[1]] = found
-    return Attention(shown, weights * shown.xyz.any((2, 3))[..., None], layers)
+    return Attention(shown, weights * shown.present[..., None], layers)
