@@ -106,12 +106,17 @@ def contrast(page):
 # ---- JupyterLab ----------------------------------------------------------------------------------------------------------------------------
 
 
+def free_port():
+    "Of this machine; nobody else has it yet."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 @contextmanager
 def jupyterlab(root, own):
     "A server whose files are `root`, on a free port of this machine; it writes only there and into `own`, and asks nobody for news. Its address."
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     folders = {f"JUPYTER_{k}_DIR": k.lower() for k in ("CONFIG", "DATA", "RUNTIME")}
     folders |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython"}
     settings = own / "settings" / "@jupyterlab" / "apputils-extension"

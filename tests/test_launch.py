@@ -1,23 +1,17 @@
 """Other processes: several for one job, several jobs, and what is said when one of them fails."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers_browser import free_port
 from helpers_processes import sums
 
 from skelnb.errors import DataError, ParameterError, TrainingError
 from skelnb.training import launch as module
 from skelnb.training.launch import launch, resolve, run_jobs
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def test_the_failure_of_one_rank_arrives_as_it_was_raised_and_the_first_one_speaks(capsys):
